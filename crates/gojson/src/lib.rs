@@ -1,0 +1,33 @@
+//! JSON as Go's `encoding/json` reads and writes it.
+//!
+//! Dapr re-encodes what its callers send: a saved value is parsed into Go's `interface{}` and written back
+//! with sorted keys, `float64` numbers and HTML-safe escapes. Stores, events and hashes depend on the exact
+//! bytes, so this crate keeps number texts verbatim and lets the writer choose.
+
+use std::collections::BTreeMap;
+
+/// A JSON value. Object keys are sorted, as Go sorts map keys when it writes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// A number's text as it was read; see [`Numbers`] for how it is written.
+    Number(String),
+    /// A string
+    String(String),
+    /// An array
+    Array(Vec<Value>),
+    /// An object; on a repeated key the last one wins, as in Go.
+    Object(BTreeMap<String, Value>),
+}
+
+/// How numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    /// Go's `json.Number`: the text as it was read.
+    Verbatim,
+    /// Go's `float64`: parsed and written in Go's shortest form (`1e+21`, `0.000001`, `1e-7`).
+    Float64,
+}
