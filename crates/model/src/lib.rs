@@ -2,8 +2,12 @@
 //!
 //! This crate knows neither tokio, hyper, tonic nor kube: it is what every other crate may depend on.
 
+pub mod duration;
 pub mod error;
+pub mod quantity;
 pub mod status;
 
+pub use duration::{DurationError, GoDuration};
 pub use error::{ApiError, ErrorDetail};
+pub use quantity::{Quantity, QuantityError};
 pub use status::GrpcCode;
