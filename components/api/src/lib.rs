@@ -13,6 +13,7 @@ pub mod registry;
 pub mod secrets;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -30,6 +31,8 @@ pub struct InitContext {
     pub namespace: String,
     /// Resolved properties: secrets fetched, placeholders replaced, keys in the user's spelling.
     pub properties: metadata::Properties,
+    /// The environment of the process, read once in main: components never look at `std::env`.
+    pub env: Arc<BTreeMap<String, String>>,
     /// Cancelled when the component is closed (removed, reloaded, or the sidecar stops). Every task of the
     /// component ends soon after.
     pub shutdown: CancellationToken,

@@ -114,6 +114,10 @@ pub enum HandlerError {
     /// The app or the policy around it failed: the broker may redeliver or drop, as its contract says.
     #[error("{0}")]
     Failed(String),
+    /// The app could not be reached, or died before it answered: nobody has decided about this message, so a
+    /// broker that can keep it must not acknowledge it. (Go's Redis component does, and loses the event.)
+    #[error("{0}")]
+    Undelivered(String),
     /// The subscription is closing: the message was not handled and must not be acknowledged.
     #[error("subscription is closed")]
     Closed,
