@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+mod decode;
+
+pub use decode::{Decoder, go_integer, is_truthy};
+
 /// A component's resolved metadata. Keys keep the user's spelling; look-ups ignore case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties(BTreeMap<String, String>);
