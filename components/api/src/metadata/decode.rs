@@ -79,7 +79,10 @@ impl<'a> Decoder<'a> {
     pub fn byte_size(&mut self, names: &[&str]) -> Option<Quantity> {
         let parsed = Quantity::parse(self.text(names)?);
         self.keep(parsed, |error| {
-            format!("error decoding '{}': value is not a valid quantity: {error}", names[0])
+            format!(
+                "error decoding '{}': value is not a valid quantity: {error}",
+                names[0]
+            )
         })
     }
 
@@ -184,8 +187,7 @@ pub fn go_integer(text: &str, base: u32) -> Result<i128, &'static str> {
         (lower.as_str(), 10, false)
     };
     // An underscore stands between digits, or between prefix and digits.
-    let misplaced =
-        digits.ends_with('_') || digits.contains("__") || (digits.starts_with('_') && !prefixed);
+    let misplaced = digits.ends_with('_') || digits.contains("__") || (digits.starts_with('_') && !prefixed);
     if digits.is_empty() || misplaced || (base != 0 && digits.contains('_')) {
         return Err(INVALID);
     }
@@ -249,7 +251,10 @@ mod tests {
                 .text(&["aString", "firstAlias", "secondAlias"])
                 .map(Value::from),
         );
-        put("aStringPointer", decoder.text(&["aStringPointer"]).map(Value::from));
+        put(
+            "aStringPointer",
+            decoder.text(&["aStringPointer"]).map(Value::from),
+        );
         put("aStringArray", decoder.texts(&["aStringArray"]).map(Value::from));
         for name in ["anInt", "anInt64", "anIntPointer"] {
             put(name, decoder.integer(&[name]).map(Value::from));
