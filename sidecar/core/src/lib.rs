@@ -1,1 +1,3 @@
-//! Placeholder; see the issue in work.
+//! The sidecar's building blocks, free of any wire protocol.
+
+pub mod config;
