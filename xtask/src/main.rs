@@ -1,2 +1,51 @@
-//! Placeholder.
-fn main() {}
+//! The project's own chores, run as `cargo xtask NAME`: what CI runs, what the tests need installed, the benchmark.
+//!
+//! It knows the workspace from the outside (cargo, files, processes, the wire) and links none of its crates,
+//! so it also builds when they do not.
+
+mod ci;
+mod setup;
+mod workspace;
+
+#[cfg(test)]
+mod house;
+#[cfg(test)]
+mod orphans;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The project's own chores",
+    disable_help_subcommand = true
+)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Every check that has to pass, tests last: what `.ci/run` runs
+    Ci(ci::CiArgs),
+    /// Install what checks and tests need: cargo-deny, Redis, the official Python and JavaScript SDKs
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let Args { task } = Args::parse();
+    let outcome = match task {
+        Task::Ci(args) => ci::run(&args),
+        Task::Setup => setup::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The direction of dependencies, held by a machine: [`TABLE`] says for every crate of the workspace which of
+//! the others it may build on and which third-party crates it must not know. docs/ARCHITECTURE.md draws it.
+//!
+//! Direction: binaries -> edges (`sidecar/http`, `sidecar/grpc`) -> `sidecar/core` -> `components/api`,
+//! resiliency and the other domain crates -> `model`. Nothing points back, edges and binaries do not know each
+//! other, and a component never knows the sidecar that loads it.
+
+use crate::workspace::{Dependency, Package, packages};
+
+/// What a group of crates may and may not build on.
+struct Row {
+    /// Whom the row is for; the first row that matches a crate holds. A trailing `*` matches any ending.
+    who: &'static [&'static str],
+    /// Crates of this workspace they may use.
+    ours: &'static [&'static str],
+    /// Crates of others they must not use.
+    never: &'static [&'static str],
+    why: &'static str,
+}
+
+/// Runtimes, networks and databases: what a pure crate does without.
+const IO: &[&str] = &[
+    "tokio",
+    "tokio-util",
+    "hyper",
+    "hyper-util",
+    "h2",
+    "tonic",
+    "axum",
+    "redis",
+    "rusqlite",
+    "reqwest",
+];
+/// HTTP and gRPC servers and clients.
+const WIRE: &[&str] = &["hyper", "hyper-util", "h2", "tonic", "axum", "reqwest"];
+
+const TABLE: &[Row] = &[
+    Row {
+        who: &["outrigger-gojson"],
+        ours: &[],
+        never: IO,
+        why: "text in, text out",
+    },
+    Row {
+        who: &["outrigger-proto"],
+        ours: &[],
+        never: &["hyper", "hyper-util", "axum", "redis", "rusqlite"],
+        why: "generated wire types and nothing hand-written to need more",
+    },
+    Row {
+        who: &["outrigger-model"],
+        ours: &["outrigger-gojson"],
+        never: &[
+            "tokio",
+            "hyper",
+            "hyper-util",
+            "tonic",
+            "axum",
+            "prost",
+            "redis",
+            "rusqlite",
+        ],
+        why: "the domain's words, which everyone shares, stay free of any technique",
+    },
+    Row {
+        who: &[
+            "outrigger-cloudevents",
+            "outrigger-rules",
+            "outrigger-trace-context",
+        ],
+        ours: &["outrigger-gojson", "outrigger-model"],
+        never: IO,
+        why: "formats and rules: pure, so that they can be tested by table and by property",
+    },
+    Row {
+        who: &["outrigger-resources"],
+        ours: &["outrigger-gojson", "outrigger-model"],
+        never: WIRE,
+        why: "reads files into typed values; who serves or asks is not its business",
+    },
+    Row {
+        who: &["outrigger-resiliency"],
+        ours: &["outrigger-gojson", "outrigger-model", "outrigger-resources"],
+        never: WIRE,
+        why: "policies around any future, whatever the wire",
+    },
+    Row {
+        who: &["outrigger-process"],
+        ours: &["outrigger-gojson", "outrigger-model"],
+        never: &["tonic", "axum"],
+        why: "tasks, drain, logs and metrics of any of our processes",
+    },
+    Row {
+        who: &["outrigger-components-api"],
+        ours: &["outrigger-gojson", "outrigger-model"],
+        never: WIRE,
+        why: "one trait per building block, free of any backend",
+    },
+    Row {
+        who: &["outrigger-components-*"],
+        ours: &[
+            "outrigger-components-api",
+            "outrigger-gojson",
+            "outrigger-model",
+            "outrigger-process",
+        ],
+        never: &["tonic", "axum"],
+        why: "a backend knows its trait, never the sidecar or another backend",
+    },
+    Row {
+        who: &["outrigger-sidecar-core"],
+        ours: CORE,
+        // hyper is allowed: the app channel and the hop to the other sidecar are hyper clients that stream bodies.
+        never: &["tonic", "axum", "redis", "rusqlite"],
+        why: "building blocks, free of what is spoken at the edges and of any one backend",
+    },
+    Row {
+        who: &["outrigger-sidecar-http"],
+        ours: EDGE,
+        never: &["tonic", "axum", "redis", "rusqlite"],
+        why: "the HTTP edge: decode, call core, encode",
+    },
+    Row {
+        who: &["outrigger-sidecar-grpc"],
+        ours: EDGE,
+        never: &["axum", "redis", "rusqlite"],
+        why: "the gRPC edge: decode, call core, encode",
+    },
+    Row {
+        who: &["outrigger-sidecar"],
+        ours: &[
+            "outrigger-cloudevents",
+            "outrigger-components-*",
+            "outrigger-gojson",
+            "outrigger-model",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-resiliency",
+            "outrigger-resources",
+            "outrigger-rules",
+            "outrigger-sidecar-core",
+            "outrigger-sidecar-grpc",
+            "outrigger-sidecar-http",
+            "outrigger-trace-context",
+        ],
+        never: &["redis", "rusqlite"],
+        why: "daprd: the one place that knows every part and joins them",
+    },
+    Row {
+        who: &["outrigger"],
+        ours: &[
+            "outrigger-gojson",
+            "outrigger-model",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-resources",
+        ],
+        never: &["redis", "rusqlite"],
+        why: "a binary of its own: it starts daprd, it does not link it",
+    },
+    Row {
+        who: &["outrigger-e2e", "outrigger-example-*"],
+        ours: &["outrigger-gojson", "outrigger-proto"],
+        never: &[],
+        why: "stands outside and speaks the wire to processes",
+    },
+    Row {
+        who: &["xtask"],
+        ours: &[],
+        never: &["tonic"],
+        why: "builds even when nothing else does",
+    },
+];
+
+/// What `sidecar/core` builds on.
+const CORE: &[&str] = &[
+    "outrigger-cloudevents",
+    "outrigger-components-api",
+    "outrigger-gojson",
+    "outrigger-model",
+    "outrigger-process",
+    "outrigger-proto",
+    "outrigger-resiliency",
+    "outrigger-resources",
+    "outrigger-rules",
+    "outrigger-trace-context",
+];
+
+/// What both edges build on: core and what core's interface is made of.
+const EDGE: &[&str] = &[
+    "outrigger-cloudevents",
+    "outrigger-components-api",
+    "outrigger-gojson",
+    "outrigger-model",
+    "outrigger-process",
+    "outrigger-proto",
+    "outrigger-resiliency",
+    "outrigger-resources",
+    "outrigger-rules",
+    "outrigger-sidecar-core",
+    "outrigger-trace-context",
+];
+
+/// Tests may also use the in-memory components, the fake everyone tests with.
+const IN_TESTS: &[&str] = &["outrigger-components-memory", "outrigger-components-api"];
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern
+        .strip_suffix('*')
+        .map_or(pattern == name, |start| name.starts_with(start))
+}
+
+fn any(patterns: &[&str], name: &str) -> bool {
+    patterns.iter().any(|pattern| matches(pattern, name))
+}
+
+/// Every breach of the table, as a sentence that names the crate, the rule and the remedy.
+fn breaches(packages: &[Package]) -> Vec<String> {
+    let mut found = Vec::new();
+    for package in packages {
+        let name = package.name.as_str();
+        let Some(row) = TABLE.iter().find(|row| any(row.who, name)) else {
+            found.push(format!(
+                "{name} has no row in the table of xtask/src/house.rs: add one that says what it may build on"
+            ));
+            continue;
+        };
+        found.extend(
+            package
+                .dependencies
+                .iter()
+                .filter_map(|dependency| breach(name, row, dependency)),
+        );
+    }
+    found
+}
+
+fn breach(name: &str, row: &Row, dependency: &Dependency) -> Option<String> {
+    let other = dependency.name.as_str();
+    let in_tests = dependency.kind.as_deref() == Some("dev");
+    let allowed = match (dependency.path.is_some(), in_tests) {
+        (true, false) => any(row.ours, other),
+        (true, true) => any(row.ours, other) || any(IN_TESTS, other),
+        (false, false) => !any(row.never, other),
+        // A test may speak any wire.
+        (false, true) => true,
+    };
+    (!allowed).then(|| {
+        format!(
+            "{name} must not depend on {other} ({}); the table is in xtask/src/house.rs",
+            row.why
+        )
+    })
+}
+
+mod tests {
+    use super::*;
+
+    fn mk_package(name: &str, dependencies: &[(&str, Option<&str>, bool)]) -> Package {
+        Package {
+            name: name.to_owned(),
+            manifest_path: "Cargo.toml".into(),
+            dependencies: dependencies
+                .iter()
+                .map(|(name, kind, ours)| Dependency {
+                    name: (*name).to_owned(),
+                    kind: kind.map(str::to_owned),
+                    path: ours.then(|| "elsewhere".into()),
+                })
+                .collect(),
+            targets: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_crate_of_the_workspace_depends_only_in_the_direction_of_the_table() {
+        let found = breaches(&packages().expect("cargo metadata"));
+        assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    }
+
+    #[test]
+    fn every_row_of_the_table_names_a_crate_that_exists_or_a_group() {
+        let packages = packages().expect("cargo metadata");
+        let unknown: Vec<_> = TABLE
+            .iter()
+            .flat_map(|row| row.who.iter().chain(row.ours))
+            .filter(|pattern| {
+                !pattern.ends_with('*') && !packages.iter().any(|package| matches(pattern, &package.name))
+            })
+            .collect();
+        assert!(unknown.is_empty(), "no such crate: {unknown:?}");
+    }
+
+    #[test]
+    fn a_step_back_in_the_direction_is_reported() {
+        for (from, to) in [
+            ("outrigger-model", "outrigger-components-api"),
+            ("outrigger-gojson", "outrigger-model"),
+            ("outrigger-components-redis", "outrigger-sidecar-core"),
+            ("outrigger-components-redis", "outrigger-components-memory"),
+            ("outrigger-sidecar-core", "outrigger-sidecar-http"),
+            ("outrigger-sidecar-http", "outrigger-sidecar-grpc"),
+            ("outrigger-sidecar-grpc", "outrigger-sidecar-http"),
+            ("outrigger", "outrigger-sidecar"),
+            ("outrigger-sidecar", "outrigger"),
+        ] {
+            let found = breaches(&[mk_package(from, &[(to, None, true)])]);
+            assert_eq!(found.len(), 1, "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn a_pure_crate_that_takes_up_a_runtime_is_reported() {
+        assert_eq!(
+            breaches(&[mk_package("outrigger-model", &[("tokio", None, false)])]).len(),
+            1
+        );
+        assert_eq!(
+            breaches(&[mk_package("outrigger-model", &[("tokio", Some("dev"), false)])]).len(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_crate_without_a_row_is_reported() {
+        assert_eq!(breaches(&[mk_package("outrigger-newcomer", &[])]).len(), 1);
+    }
+
+    #[test]
+    fn tests_may_use_the_in_memory_components_and_code_may_not() {
+        let memory = "outrigger-components-memory";
+        assert_eq!(
+            breaches(&[mk_package(
+                "outrigger-sidecar-core",
+                &[(memory, Some("dev"), true)]
+            )])
+            .len(),
+            0
+        );
+        assert_eq!(
+            breaches(&[mk_package("outrigger-sidecar-core", &[(memory, None, true)])]).len(),
+            1
+        );
+    }
+}
