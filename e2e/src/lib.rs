@@ -5,4 +5,5 @@
 //! Everything here panics with a clear text when the machine lacks something: a test that quietly skips itself
 //! proves nothing.
 
+pub mod http;
 pub mod process;

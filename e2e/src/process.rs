@@ -229,9 +229,10 @@ impl Drop for Running {
 ///
 /// # Panics
 /// With `what` and the log of `program` if that takes longer than `limit`, or if the program ends meanwhile.
-pub async fn wait_until<F>(program: &mut Running, what: &str, limit: Duration, mut ready: F)
+pub async fn wait_until<F, R>(program: &mut Running, what: &str, limit: Duration, mut ready: F)
 where
-    F: AsyncFnMut() -> bool,
+    F: FnMut() -> R,
+    R: Future<Output = bool>,
 {
     let deadline = Instant::now() + limit;
     loop {
