@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::app::{Call, FakeApp};
 use super::pattern::Values;
@@ -14,6 +15,8 @@ use crate::process::{Daprd, DaprdOptions, Exclusive, Port, RedisServer, dead_por
 
 /// Statuses of `/v1.0/healthz` that mean "up": the rest is said by middleware.
 const READY: [u16; 4] = [204, 400, 401, 403];
+/// How many setups run at the same time in one test process.
+static RUNNING: Semaphore = Semaphore::const_new(4);
 
 /// Everything one setup names, running. Ends when dropped.
 #[derive(Debug)]
@@ -26,6 +29,7 @@ pub struct Group {
     start_calls: Vec<Call>,
     _ports: Vec<Port>,
     _alone: Option<Exclusive>,
+    _permit: SemaphorePermit<'static>,
     _tmp: TempDir,
 }
 
@@ -46,6 +50,8 @@ impl Group {
         } else {
             None
         };
+        // After the wait above, so that those who wait for each other do not hold up the others.
+        let permit = RUNNING.acquire().await.expect("the semaphore is never closed");
         let tmp = tempfile::tempdir().expect("temporary folders can be made");
         let redis = if plain.services.iter().any(|s| s == "redis") {
             let folder = tmp.path().join("redis");
@@ -84,6 +90,7 @@ impl Group {
             start_calls: Vec::new(),
             _ports: ports,
             _alone: alone,
+            _permit: permit,
             _tmp: tmp,
         };
         group.start_calls = group.take_calls();

@@ -14,7 +14,7 @@ use super::vector::{Case, Script, Send, Step, fill_in, header_pairs, unbase64};
 /// How long an answer may take; the slowest recorded ones wait for name resolution.
 const ANSWER_LIMIT: Duration = Duration::from_secs(40);
 /// How long a call to the app that was recorded may be late on a busy machine.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(2);
 /// How long a sidecar may take to end.
 const EXIT_LIMIT: Duration = Duration::from_secs(20);
 
@@ -81,10 +81,11 @@ async fn run_step(
             &observed,
         )
     };
+    let late = if out.is_empty() { LATE } else { Duration::ZERO };
     let calls = if step.send.start {
         group.start_calls().to_vec()
     } else {
-        listen(group, step).await
+        listen(group, step, late).await
     };
     if let Some(expected) = step.app_received.as_ref().filter(|_| !step.app_varies) {
         let context = Context {
@@ -120,14 +121,14 @@ fn request(send: &Send) -> Request {
     }
 }
 
-/// The calls of a step: those that come within `wait_ms`, or until the recorded number is there.
-async fn listen(group: &mut Group, step: &Step) -> Vec<Call> {
+/// The calls of a step: those that come within `wait_ms`, or, up to `late` more, until the recorded number is there.
+async fn listen(group: &mut Group, step: &Step, late: Duration) -> Vec<Call> {
     if group.apps().is_empty() {
         return Vec::new();
     }
     tokio::time::sleep(Duration::from_millis(step.wait_ms)).await;
     let wanted = step.app_received.as_ref().map_or(0, Vec::len);
-    let deadline = Instant::now() + LATE;
+    let deadline = Instant::now() + late;
     while group.call_count() < wanted && Instant::now() < deadline && !step.app_varies {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

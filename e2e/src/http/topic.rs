@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::exceptions::Exceptions;
@@ -13,8 +12,6 @@ use super::group::Group;
 use super::steps;
 use super::vector::Case;
 
-/// How many setups run at the same time in one test process.
-static GROUPS: Semaphore = Semaphore::const_new(4);
 /// How often a group is started again because a sidecar ended during a case.
 const RESTARTS: u32 = 5;
 
@@ -153,10 +150,7 @@ async fn run(cases: Vec<Value>, wishes: &Wishes) -> Vec<Outcome> {
     let mut tasks = JoinSet::new();
     for group in groups(cases) {
         let wishes = Arc::clone(&wishes);
-        tasks.spawn(async move {
-            let _permit = GROUPS.acquire().await.expect("the semaphore is never closed");
-            run_group(&group, &wishes).await
-        });
+        tasks.spawn(async move { run_group(&group, &wishes).await });
     }
     let mut outcomes: Vec<Outcome> = tasks.join_all().await.into_iter().flatten().collect();
     outcomes.sort_by_key(|(id, _)| order.iter().position(|o| o == id));
