@@ -12,6 +12,8 @@ pub mod pubsub;
 pub mod registry;
 pub mod secrets;
 pub mod state;
+#[cfg(feature = "conformance")]
+pub mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use outrigger_gojson::Value;
+use outrigger_gojson::{Numbers, Value};
 use outrigger_model::ApiError;
 use thiserror::Error;
 
@@ -49,6 +49,25 @@ pub enum StateValue {
     Bytes(Bytes),
     /// Parsed JSON (HTTP, or gRPC with `contentType: application/json`); the store encodes it.
     Json(Value),
+}
+
+impl StateValue {
+    /// The bytes a store keeps: bytes as they are, JSON as Go's `encoding/json` writes it (numbers as float64,
+    /// sorted keys, `<>&` escaped).
+    ///
+    /// # Errors
+    /// If a number is too large for a float64.
+    pub fn encode(self) -> Result<Bytes, StateError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Json(value) => {
+                value
+                    .check_floats()
+                    .map_err(|error| StateError::other(error.to_string()))?;
+                Ok(outrigger_gojson::to_vec(&value, Numbers::Float64, true).into())
+            }
+        }
+    }
 }
 
 /// `options.concurrency` as given: `""`, `first-write`, `last-write` or something a store refuses.

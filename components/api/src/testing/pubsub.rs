@@ -1,0 +1,256 @@
+//! What every broker must do.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::soon;
+use crate::pubsub::{HandlerError, MessageHandler, NewMessage, PubSub, PublishRequest, SubscribeRequest};
+
+/// A handler that keeps what it gets, and answers as told.
+#[derive(Debug)]
+pub struct Recorder {
+    messages: Mutex<Vec<NewMessage>>,
+    count: watch::Sender<usize>,
+    fail_first: usize,
+    failure: HandlerError,
+    open: watch::Sender<bool>,
+    running: Mutex<(usize, usize)>,
+}
+
+impl Recorder {
+    /// Accepts everything.
+    pub fn new() -> Arc<Self> {
+        Self::failing_first(0, HandlerError::Closed)
+    }
+
+    /// Refuses the first `n` calls.
+    pub fn failing_first(n: usize, failure: HandlerError) -> Arc<Self> {
+        Arc::new(Self {
+            messages: Mutex::default(),
+            count: watch::Sender::new(0),
+            fail_first: n,
+            failure,
+            open: watch::Sender::new(true),
+            running: Mutex::default(),
+        })
+    }
+
+    /// Answers nothing until [`Recorder::release`].
+    pub fn blocked() -> Arc<Self> {
+        let recorder = Self::new();
+        recorder.open.send_replace(false);
+        recorder
+    }
+
+    /// Lets blocked and later calls end.
+    pub fn release(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// What came, in the order in which calls began.
+    pub fn messages(&self) -> Vec<NewMessage> {
+        self.messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The most calls that ran at the same time.
+    pub fn most_at_once(&self) -> usize {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// Calls that run now.
+    pub fn running(&self) -> usize {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits for `n` calls to have begun; their payloads as text.
+    ///
+    /// # Panics
+    /// If fewer come within 30 seconds.
+    pub async fn wait(&self, n: usize) -> Vec<String> {
+        let mut count = self.count.subscribe();
+        let arrived = soon("messages", count.wait_for(|count| *count >= n)).await.is_ok();
+        assert!(arrived);
+        self.texts()
+    }
+
+    /// Payloads as text.
+    pub fn texts(&self) -> Vec<String> {
+        self.messages()
+            .iter()
+            .map(|message| String::from_utf8_lossy(&message.data).into_owned())
+            .collect()
+    }
+
+    fn enter(&self, step: isize) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.0 = running.0.saturating_add_signed(step);
+        running.1 = running.1.max(running.0);
+    }
+}
+
+#[async_trait]
+impl MessageHandler for Recorder {
+    async fn handle(&self, message: NewMessage) -> Result<(), HandlerError> {
+        self.enter(1);
+        let number = {
+            let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+            messages.push(message);
+            messages.len()
+        };
+        self.count.send_replace(number);
+        let mut open = self.open.subscribe();
+        // The sender lives in self, so waiting cannot fail.
+        let _ = open.wait_for(|open| *open).await;
+        self.enter(-1);
+        if number <= self.fail_first {
+            return Err(self.failure.clone());
+        }
+        Ok(())
+    }
+}
+
+/// A subscription request for a topic without metadata.
+pub fn topic(topic: &str) -> SubscribeRequest {
+    SubscribeRequest {
+        topic: topic.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// A message without metadata.
+pub fn text(topic: &str, data: &str) -> PublishRequest {
+    PublishRequest {
+        topic: topic.to_owned(),
+        data: Bytes::copy_from_slice(data.as_bytes()),
+        ..Default::default()
+    }
+}
+
+/// Runs all checks on topics that begin with `prefix`.
+///
+/// # Panics
+/// At the first broken promise.
+pub async fn suite(broker: Arc<dyn PubSub>, prefix: &str) {
+    broker.ping().await.unwrap();
+    a_message_reaches_every_topic_name(&*broker, prefix).await;
+    metadata_and_payload_arrive_unchanged(&*broker, prefix).await;
+    messages_of_one_publisher_arrive_in_order(&*broker, prefix).await;
+    nothing_comes_after_a_close(&*broker, prefix).await;
+    a_close_waits_for_the_running_call(&*broker, prefix).await;
+    publishing_while_subscriptions_come_and_go_never_hangs(broker, prefix).await;
+}
+
+async fn a_message_reaches_every_topic_name(broker: &dyn PubSub, prefix: &str) {
+    for name in ["plain", "with space", "a/b/c", "ünï", "a.b-c_d", "{braces}", "x:y"] {
+        let name = format!("{prefix}{name}");
+        let seen = Recorder::new();
+        let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+        broker.publish(text(&name, "hello")).await.unwrap();
+        assert_eq!(seen.wait(1).await, ["hello"], "{name}");
+        assert_eq!(seen.messages()[0].topic, name);
+        subscription.close().await;
+    }
+}
+
+async fn metadata_and_payload_arrive_unchanged(broker: &dyn PubSub, prefix: &str) {
+    let name = format!("{prefix}metadata");
+    let seen = Recorder::new();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    let payloads: [Bytes; 3] = [
+        Bytes::new(),
+        (0..=255).collect::<Vec<u8>>().into(),
+        vec![7; 1 << 20].into(),
+    ];
+    for payload in &payloads {
+        let mut request = text(&name, "");
+        request.data = payload.clone();
+        request.metadata = Some([("Key <é>".to_owned(), "\"v\"".to_owned())].into());
+        broker.publish(request).await.unwrap();
+    }
+    seen.wait(payloads.len()).await;
+    let mut got = seen.messages();
+    got.sort_by_key(|message| message.data.len());
+    for (message, payload) in got.iter().zip(&payloads) {
+        assert!(message.data == *payload, "payload of {} bytes", payload.len());
+        assert_eq!(message.metadata.get("Key <é>").map(String::as_str), Some("\"v\""));
+    }
+    subscription.close().await;
+}
+
+async fn messages_of_one_publisher_arrive_in_order(broker: &dyn PubSub, prefix: &str) {
+    let name = format!("{prefix}order");
+    let seen = Recorder::new();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    let sent: Vec<String> = (0..200).map(|n| n.to_string()).collect();
+    for data in &sent {
+        broker.publish(text(&name, data)).await.unwrap();
+    }
+    let got = seen.wait(sent.len()).await;
+    if seen.most_at_once() <= 1 {
+        assert_eq!(got, sent);
+    } else {
+        // A broker with several workers starts them in order; calls may overtake each other.
+        let sorted = |mut list: Vec<String>| {
+            list.sort();
+            list
+        };
+        assert_eq!(sorted(got), sorted(sent));
+    }
+    subscription.close().await;
+}
+
+async fn nothing_comes_after_a_close(broker: &dyn PubSub, prefix: &str) {
+    let name = format!("{prefix}closed");
+    let seen = Recorder::new();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    broker.publish(text(&name, "before")).await.unwrap();
+    seen.wait(1).await;
+    soon("the end of the subscription", subscription.close()).await;
+    broker.publish(text(&name, "after")).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(seen.texts(), ["before"]);
+}
+
+async fn a_close_waits_for_the_running_call(broker: &dyn PubSub, prefix: &str) {
+    let name = format!("{prefix}running");
+    let seen = Recorder::blocked();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    broker.publish(text(&name, "1")).await.unwrap();
+    seen.wait(1).await;
+    let closing = subscription.close();
+    tokio::pin!(closing);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), &mut closing)
+            .await
+            .is_err(),
+        "closed while the handler was running"
+    );
+    seen.release();
+    soon("the end of the subscription", closing).await;
+    assert_eq!(seen.running(), 0);
+}
+
+async fn publishing_while_subscriptions_come_and_go_never_hangs(broker: Arc<dyn PubSub>, prefix: &str) {
+    let name = format!("{prefix}busy");
+    let publisher = {
+        let (broker, name) = (broker.clone(), name.clone());
+        tokio::spawn(async move {
+            for n in 0..200 {
+                broker.publish(text(&name, &n.to_string())).await.unwrap();
+            }
+        })
+    };
+    for _ in 0..10 {
+        let subscription = broker.subscribe(topic(&name), Recorder::new()).await.unwrap();
+        tokio::task::yield_now().await;
+        soon("the end of the subscription", subscription.close()).await;
+    }
+    soon("the publisher", publisher).await.unwrap();
+}
