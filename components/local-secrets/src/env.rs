@@ -53,7 +53,10 @@ impl SecretStore for EnvSecrets {
         Ok(Some([(name.to_owned(), value)].into()))
     }
 
-    async fn bulk_get(&self, _metadata: &RequestMetadata) -> Result<BTreeMap<String, Secret>, ComponentError> {
+    async fn bulk_get(
+        &self,
+        _metadata: &RequestMetadata,
+    ) -> Result<BTreeMap<String, Secret>, ComponentError> {
         Ok(self
             .env
             .iter()

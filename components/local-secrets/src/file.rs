@@ -36,9 +36,11 @@ impl FileSecrets {
         if path.is_empty() {
             return Err(InitError::new("missing local secrets file in metadata"));
         }
-        let bytes = tokio::fs::read(path)
-            .await
-            .map_err(|error| InitError(format!("cannot read the secrets file {path} (secretsFile): {error}")))?;
+        let bytes = tokio::fs::read(path).await.map_err(|error| {
+            InitError(format!(
+                "cannot read the secrets file {path} (secretsFile): {error}"
+            ))
+        })?;
         // The text of a parse error could quote a secret; line and column are enough to find it.
         let root: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|error| {
             InitError(format!(
@@ -143,7 +145,10 @@ impl SecretStore for FileSecrets {
         }
     }
 
-    async fn bulk_get(&self, _metadata: &RequestMetadata) -> Result<BTreeMap<String, Secret>, ComponentError> {
+    async fn bulk_get(
+        &self,
+        _metadata: &RequestMetadata,
+    ) -> Result<BTreeMap<String, Secret>, ComponentError> {
         Ok(self.secrets.clone())
     }
 }
@@ -202,7 +207,11 @@ mod tests {
     #[tokio::test]
     async fn the_separator_can_be_chosen() {
         let store = open(FILE, &[("nestedSeparator", ".")]).await.unwrap();
-        let secret = store.get("nested.deep.er", &BTreeMap::new()).await.unwrap().unwrap();
+        let secret = store
+            .get("nested.deep.er", &BTreeMap::new())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(secret["nested.deep.er"], "v-deep");
     }
 
@@ -224,7 +233,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_file_is_told_without_telling_secrets() {
-        for content in ["", "[]", "{\"a\": \"hunter2\", }", "{\"a\": hunter2}", "\u{feff}{}"] {
+        for content in [
+            "",
+            "[]",
+            "{\"a\": \"hunter2\", }",
+            "{\"a\": hunter2}",
+            "\u{feff}{}",
+        ] {
             let error = open(content, &[]).await.unwrap_err().0;
             assert!(error.contains("s.json") && error.contains("line"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");

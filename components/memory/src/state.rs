@@ -122,7 +122,13 @@ impl Entries {
         self.by_key.get(key).filter(|entry| entry.is_live(now))
     }
 
-    fn check(&self, key: &str, etag: Option<&str>, first_write: bool, now: Instant) -> Result<(), StateError> {
+    fn check(
+        &self,
+        key: &str,
+        etag: Option<&str>,
+        first_write: bool,
+        now: Instant,
+    ) -> Result<(), StateError> {
         let mismatch = |text: String| Err(StateError::EtagMismatch(Some(text)));
         match (etag, self.live(key, now)) {
             (None, Some(_)) if first_write => mismatch("item already exists and no etag was passed".into()),

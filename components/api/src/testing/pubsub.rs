@@ -75,7 +75,9 @@ impl Recorder {
     /// If fewer come within 30 seconds.
     pub async fn wait(&self, n: usize) -> Vec<String> {
         let mut count = self.count.subscribe();
-        let arrived = soon("messages", count.wait_for(|count| *count >= n)).await.is_ok();
+        let arrived = soon("messages", count.wait_for(|count| *count >= n))
+            .await
+            .is_ok();
         assert!(arrived);
         self.texts()
     }
@@ -148,7 +150,15 @@ pub async fn suite(broker: Arc<dyn PubSub>, prefix: &str) {
 }
 
 async fn a_message_reaches_every_topic_name(broker: &dyn PubSub, prefix: &str) {
-    for name in ["plain", "with space", "a/b/c", "ünï", "a.b-c_d", "{braces}", "x:y"] {
+    for name in [
+        "plain",
+        "with space",
+        "a/b/c",
+        "ünï",
+        "a.b-c_d",
+        "{braces}",
+        "x:y",
+    ] {
         let name = format!("{prefix}{name}");
         let seen = Recorder::new();
         let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();

@@ -154,13 +154,28 @@ async fn values_come_back_as_they_were(store: &dyn StateStore, traits: &Traits) 
 async fn keys_may_be_odd(store: &dyn StateStore, traits: &Traits) {
     let long = "k".repeat(1000);
     let odd = [
-        "app||k", " ", "%", "_", "a'b", "a\"b", "a\\b", "é日本", "a/b?c#d", "a\nb", "'; DROP TABLE state;--", &long,
+        "app||k",
+        " ",
+        "%",
+        "_",
+        "a'b",
+        "a\"b",
+        "a\\b",
+        "é日本",
+        "a/b?c#d",
+        "a\nb",
+        "'; DROP TABLE state;--",
+        &long,
     ];
     for (n, key) in odd.iter().enumerate() {
         store.set(write(&traits.key(key), &n.to_string())).await.unwrap();
     }
     for (n, key) in odd.iter().enumerate() {
-        assert_eq!(text(store, &traits.key(key)).await, Some(n.to_string()), "{key:?}");
+        assert_eq!(
+            text(store, &traits.key(key)).await,
+            Some(n.to_string()),
+            "{key:?}"
+        );
     }
     for key in odd {
         store.delete(removal(&traits.key(key))).await.unwrap();
