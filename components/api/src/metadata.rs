@@ -3,8 +3,13 @@
 use std::collections::BTreeMap;
 
 mod decode;
+pub mod request;
+mod strict;
+mod template;
 
 pub use decode::{Decoder, go_integer, is_truthy};
+pub use strict::{StrictDecoder, parse_bool};
+pub use template::{NoPodName, Placeholders, uses_namespace};
 
 /// A component's resolved metadata. Keys keep the user's spelling; look-ups ignore case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
