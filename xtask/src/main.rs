@@ -3,6 +3,7 @@
 //! It knows the workspace from the outside (cargo, files, processes, the wire) and links none of its crates,
 //! so it also builds when they do not.
 
+mod bench;
 mod ci;
 mod setup;
 mod workspace;
@@ -33,6 +34,14 @@ enum Task {
     Ci(ci::CiArgs),
     /// Install what checks and tests need: cargo-deny, Redis, the official Python and JavaScript SDKs
     Setup,
+    /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
+    Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    BenchApp(bench::app::AppArgs),
+    #[command(hide = true)]
+    BenchProxy(bench::proxy::ProxyArgs),
+    #[command(hide = true)]
+    BenchLoad(bench::load::LoadArgs),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +49,13 @@ fn main() -> ExitCode {
     let outcome = match task {
         Task::Ci(args) => ci::run(&args),
         Task::Setup => setup::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::BenchApp(args) => bench::app::run(&args),
+        Task::BenchProxy(args) => bench::proxy::run(&args),
+        Task::BenchLoad(args) => bench::load::run(&args).and_then(|outcome| {
+            println!("{}", serde_json::to_string(&outcome)?);
+            Ok(())
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
