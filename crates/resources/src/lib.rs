@@ -1,1 +1,3 @@
-//! Placeholder; see the issue in work.
+//! Dapr's resources as typed values, and how they are read from files.
+
+pub mod yaml;
