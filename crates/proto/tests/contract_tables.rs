@@ -102,8 +102,10 @@ fn verb(set: &mut FileDescriptorSet) -> &mut EnumDescriptorProto {
     &mut message(set, "dapr.proto.common.v1", "HTTPExtension").enum_type[0]
 }
 
+type Change = fn(&mut FileDescriptorSet);
+
 /// Every kind of mistake that could slip into a .proto file, as a change to correct descriptors.
-const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
+const MISTAKES: &[(&str, Change)] = &[
     ("a field has another number", |s| {
         field(s, "GetStateRequest", "key").number = Some(9);
     }),
@@ -185,7 +187,6 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
             name: Some("Extra".into()),
             ..Default::default()
         };
-        s.file[0].message_type.push(another.clone());
         s.file
             .iter_mut()
             .for_each(|f| f.message_type.push(another.clone()));
@@ -208,10 +209,10 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
         message(s, "dapr.proto.runtime.v1", "ConversationRequest").options = None;
     }),
     ("an enum value has another number", |s| {
-        verb(s).value[1].number = Some(10)
+        verb(s).value[1].number = Some(10);
     }),
     ("an enum value has another name", |s| {
-        verb(s).value[1].name = Some("FETCH".into())
+        verb(s).value[1].name = Some("FETCH".into());
     }),
     ("an enum value is missing", |s| {
         verb(s).value.pop();
@@ -226,7 +227,7 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
         enums.for_each(|e| e.reserved_range.clear());
     }),
     ("a method has another name", |s| {
-        method(s, "GetState").name = Some("FetchState".into())
+        method(s, "GetState").name = Some("FetchState".into());
     }),
     ("a method takes another message", |s| {
         method(s, "GetState").input_type = Some(".dapr.proto.runtime.v1.SaveStateRequest".into());
@@ -235,10 +236,10 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
         method(s, "GetState").output_type = Some(".google.protobuf.Empty".into());
     }),
     ("a method reads a stream", |s| {
-        method(s, "GetState").client_streaming = Some(true)
+        method(s, "GetState").client_streaming = Some(true);
     }),
     ("a method answers with a stream", |s| {
-        method(s, "GetState").server_streaming = Some(true)
+        method(s, "GetState").server_streaming = Some(true);
     }),
     ("a method is deprecated", |s| {
         method(s, "GetState").options = Some(MethodOptions {
@@ -247,13 +248,13 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
         });
     }),
     ("a deprecated method is not", |s| {
-        method(s, "GetJobAlpha1").options = None
+        method(s, "GetJobAlpha1").options = None;
     }),
     ("a method is missing", |s| {
         dapr(s).method.pop();
     }),
     ("a service has another name", |s| {
-        dapr(s).name = Some("Runtime".into())
+        dapr(s).name = Some("Runtime".into());
     }),
     ("a service is missing", |s| {
         s.file
@@ -276,7 +277,7 @@ const MISTAKES: &[(&str, fn(&mut FileDescriptorSet))] = &[
         files.for_each(|f| f.syntax = None);
     }),
     ("a package is missing", |s| {
-        s.file.retain(|f| f.package() != "dapr.proto.workflows.v1")
+        s.file.retain(|f| f.package() != "dapr.proto.workflows.v1");
     }),
 ];
 
