@@ -95,7 +95,7 @@ fn cargo_deny(root: &Path) -> Result<bool> {
 }
 
 fn python(root: &Path) -> Result<bool> {
-    let requirements = root.join("xtask/sdks/requirements.txt");
+    let requirements = root.join("e2e/sdk/python/requirements.txt");
     let stamp = Stamp::new(
         root.join(".cache/venv/outrigger.stamp"),
         fs::read_to_string(&requirements)?,
@@ -117,9 +117,9 @@ fn python(root: &Path) -> Result<bool> {
 }
 
 fn node(root: &Path) -> Result<bool> {
-    let wanted = fs::read_to_string(root.join("xtask/sdks/package.json"))?;
-    let folder = root.join(".cache/npm");
-    let stamp = Stamp::new(folder.join("outrigger.stamp"), wanted.clone());
+    let (wanted, folder) = (root.join("e2e/sdk/js"), root.join(".cache/npm"));
+    let lock = wanted.join("package-lock.json");
+    let stamp = Stamp::new(folder.join("outrigger.stamp"), fs::read_to_string(&lock)?);
     if stamp.holds() && folder.join("node_modules").exists() {
         return Ok(false);
     }
@@ -128,14 +128,9 @@ fn node(root: &Path) -> Result<bool> {
         "npm is not on PATH: install Node 20 or later (Debian: apt-get install nodejs npm)"
     );
     fs::create_dir_all(&folder)?;
-    fs::write(folder.join("package.json"), wanted)?;
-    check(command(&folder, "npm").args([
-        "install",
-        "--silent",
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-    ]))?;
+    fs::copy(wanted.join("package.json"), folder.join("package.json"))?;
+    fs::copy(lock, folder.join("package-lock.json"))?;
+    check(command(&folder, "npm").args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]))?;
     stamp.leave()
 }
 

@@ -13,7 +13,7 @@ pub enum Error {
         /// Where it was met: `looking for beginning of value`.
         context: &'static str,
     },
-    /// The document ended within a value ([`parse`](crate::parse)).
+    /// The document ended within a value ([`parse`](crate::parse())).
     #[error("unexpected end of JSON input")]
     UnexpectedEnd,
     /// There is nothing but white space ([`parse_first`](crate::parse_first)).
