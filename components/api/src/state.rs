@@ -400,6 +400,24 @@ pub struct KeysLikeResponse {
     pub continuation_token: Option<String>,
 }
 
+/// Metadata `ttlInSeconds` as most stores read it: -1 and 0 mean no expiry; absent or empty is `None`.
+///
+/// # Errors
+/// In Dapr's words, to be prefixed by the store with what it was doing.
+pub fn ttl_in_seconds(metadata: &RequestMetadata) -> Result<Option<i32>, String> {
+    const WHAT: &str = "incorrect value for metadata 'ttlInSeconds'";
+    let Some(text) = metadata.get("ttlInSeconds").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = crate::metadata::go_integer(text, 10)
+        .and_then(|seconds| i64::try_from(seconds).map_err(|_| "value out of range"))
+        .map_err(|reason| format!("{WHAT}: strconv.ParseInt: parsing {text:?}: {reason}"))?;
+    match i32::try_from(seconds) {
+        Ok(seconds) if seconds >= -1 => Ok(Some(seconds)),
+        _ => Err(format!("{WHAT}: must be -1 or greater")),
+    }
+}
+
 fn collect(results: Vec<Result<(), BulkStateError>>) -> Result<(), Vec<BulkStateError>> {
     let failed: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() { Ok(()) } else { Err(failed) }
@@ -408,4 +426,28 @@ fn collect(results: Vec<Result<(), BulkStateError>>) -> Result<(), Vec<BulkState
 /// Drives all futures at once, keeping the order of the answers.
 async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     futures_util::future::join_all(futures).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_is_a_number_of_seconds_from_minus_one() {
+        let ttl = |text: &str| ttl_in_seconds(&[("ttlInSeconds".to_owned(), text.to_owned())].into());
+        assert_eq!(ttl_in_seconds(&RequestMetadata::new()), Ok(None));
+        assert_eq!(ttl(""), Ok(None));
+        assert_eq!(ttl("-1"), Ok(Some(-1)));
+        assert_eq!(ttl("2147483647"), Ok(Some(i32::MAX)));
+        for text in ["-5", "2147483648", "99999999999"] {
+            assert_eq!(
+                ttl(text).unwrap_err(),
+                "incorrect value for metadata 'ttlInSeconds': must be -1 or greater"
+            );
+        }
+        assert_eq!(
+            ttl("1.5").unwrap_err(),
+            "incorrect value for metadata 'ttlInSeconds': strconv.ParseInt: parsing \"1.5\": invalid syntax"
+        );
+    }
 }

@@ -1,0 +1,164 @@
+//! A database: one thread that writes, a few connections that read.
+
+mod readers;
+mod writer;
+
+use std::sync::{Mutex, PoisonError};
+
+use outrigger_components_api::InitError;
+use outrigger_components_api::state::StateError;
+use rusqlite::OpenFlags;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::settings::Connection;
+use readers::Readers;
+use writer::{Call, Work};
+
+/// Writes that may wait; more callers than that wait to be let in.
+const QUEUE: usize = 256;
+
+/// A handle for many callers. Statements run in closures that must not call back.
+#[derive(Debug)]
+pub(crate) struct Database {
+    writer: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
+    /// `None`: the database lives in one connection, which serves reads as well.
+    readers: Option<Readers>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+    settings: Connection,
+}
+
+impl Database {
+    /// Opens the file, applies the migrations and starts the thread that writes.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or migrated; the text names it.
+    pub(crate) async fn open(
+        name: &str,
+        settings: Connection,
+        migrate: impl FnOnce(&rusqlite::Connection) -> Result<(), String> + Send + 'static,
+    ) -> Result<Self, InitError> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (ready_sender, ready) = oneshot::channel();
+        let (end_sender, ended) = oneshot::channel();
+        let for_thread = settings.clone();
+        std::thread::Builder::new()
+            .name(format!("sqlite {name}"))
+            .spawn(move || {
+                let opened = open(&for_thread).and_then(|connection| {
+                    migrate(&connection)
+                        .map_err(|error| format!("failed to perform migrations: {error}"))?;
+                    Ok(connection)
+                });
+                match opened {
+                    Ok(connection) => {
+                        let _ = ready_sender.send(Ok(()));
+                        writer::run(connection, for_thread.begin, receiver);
+                    }
+                    Err(error) => {
+                        let _ = ready_sender.send(Err(error));
+                    }
+                }
+                let _ = end_sender.send(());
+            })
+            .map_err(|error| InitError(format!("cannot start a thread for SQLite: {error}")))?;
+        ready
+            .await
+            .unwrap_or_else(|_| Err("the thread ended".to_owned()))
+            .map_err(|error| InitError(format!("SQLite database {}: {error}", settings.uri)))?;
+        Ok(Self {
+            writer: Mutex::new(Some(sender)),
+            readers: (!settings.in_memory).then(|| Readers::new(settings.clone())),
+            ended: Mutex::new(Some(ended)),
+            settings,
+        })
+    }
+
+    /// Runs statements that write; `Ok` means committed. An error undoes them, and nothing but them.
+    ///
+    /// # Errors
+    /// What the closure says, or why the transaction could not begin or be committed.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        self.bounded(self.enqueue(work)).await
+    }
+
+    /// Runs statements that only read, on one state of the database.
+    ///
+    /// # Errors
+    /// What the closure says, or why there is no connection.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        match &self.readers {
+            Some(readers) => self.bounded(readers.run(work)).await,
+            None => self.bounded(self.enqueue(work)).await,
+        }
+    }
+
+    async fn enqueue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        let sender = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(closed)?;
+        let (call, answer) = Call::new(work);
+        sender.send(Box::new(call)).await.map_err(|_| closed())?;
+        drop(sender);
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, StateError>>,
+    ) -> Result<T, StateError> {
+        tokio::time::timeout(self.settings.timeout, call)
+            .await
+            .unwrap_or_else(|_| Err(StateError::other("context deadline exceeded")))
+    }
+
+    /// Lets queued writes finish and closes the connections. Later calls fail.
+    pub(crate) async fn close(&self) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(readers) = &self.readers {
+            readers.close();
+        }
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            // An error means that the thread has ended without a word, which is an end as well.
+            let _ = ended.await;
+        }
+    }
+}
+
+/// A connection with its pragmas set. Texts and blobs only, so threads need no locks of SQLite's own.
+fn open(settings: &Connection) -> Result<rusqlite::Connection, String> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        rusqlite::Connection::open_with_flags(&settings.uri, flags).map_err(|error| error.to_string())?;
+    connection.set_prepared_statement_cache_capacity(32);
+    for pragma in &settings.pragmas {
+        connection
+            .execute_batch(&format!("PRAGMA {pragma}"))
+            .map_err(|error| format!("PRAGMA {pragma}: {error}"))?;
+    }
+    Ok(connection)
+}
+
+fn closed() -> StateError {
+    StateError::other("component is closed")
+}
+
+/// SQLite's own words.
+pub(crate) fn failed(error: rusqlite::Error) -> StateError {
+    StateError::other(error.to_string())
+}

@@ -1,0 +1,29 @@
+//! The suite that every store passes, on files and in memory.
+
+use std::sync::Arc;
+
+use outrigger_components_api::testing::{init_context, state};
+use outrigger_components_sqlite::SqliteState;
+
+async fn check(connection_string: &str, extra: (&str, &str)) {
+    let context = init_context("sq", [("connectionString", connection_string), extra]);
+    let store = SqliteState::open(&context).await.unwrap();
+    state::suite(Arc::new(store), &state::Traits::all("app1||")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_keeps_every_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    check(dir.path().join("s.db").to_str().unwrap(), ("none", "")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_write_ahead_log_keeps_every_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    check(dir.path().join("s.db").to_str().unwrap(), ("disableWAL", "true")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_in_memory_keeps_every_promise() {
+    check(":memory:", ("none", "")).await;
+}
