@@ -45,8 +45,7 @@ impl Database {
             .name(format!("sqlite {name}"))
             .spawn(move || {
                 let opened = open(&for_thread).and_then(|connection| {
-                    migrate(&connection)
-                        .map_err(|error| format!("failed to perform migrations: {error}"))?;
+                    migrate(&connection).map_err(|error| format!("failed to perform migrations: {error}"))?;
                     Ok(connection)
                 });
                 match opened {
@@ -114,10 +113,7 @@ impl Database {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    async fn bounded<T>(
-        &self,
-        call: impl Future<Output = Result<T, StateError>>,
-    ) -> Result<T, StateError> {
+    async fn bounded<T>(&self, call: impl Future<Output = Result<T, StateError>>) -> Result<T, StateError> {
         tokio::time::timeout(self.settings.timeout, call)
             .await
             .unwrap_or_else(|_| Err(StateError::other("context deadline exceeded")))

@@ -74,9 +74,12 @@ impl Migrations {
             .optional()
             .map_err(|error| error.to_string())?;
         let Some(stored) = stored else { return Ok(0) };
-        stored
-            .parse()
-            .map_err(|_| format!("row {} of table {} is no number: {stored:?}", self.key, self.metadata_table))
+        stored.parse().map_err(|_| {
+            format!(
+                "row {} of table {} is no number: {stored:?}",
+                self.key, self.metadata_table
+            )
+        })
     }
 }
 
@@ -116,9 +119,13 @@ mod tests {
         let connection = Connection::open_in_memory().unwrap();
         let one = migrations(&["CREATE TABLE a (n)"]);
         one.apply(&connection).unwrap();
-        connection.execute_batch("UPDATE metadata SET value = '7'").unwrap();
+        connection
+            .execute_batch("UPDATE metadata SET value = '7'")
+            .unwrap();
         one.apply(&connection).unwrap();
-        connection.execute_batch("UPDATE metadata SET value = 'x'").unwrap();
+        connection
+            .execute_batch("UPDATE metadata SET value = 'x'")
+            .unwrap();
         assert!(one.apply(&connection).unwrap_err().contains("metadata"));
     }
 }

@@ -133,8 +133,7 @@ impl SqliteResolver {
                     "DELETE FROM {table} WHERE unixepoch(CURRENT_TIMESTAMP) - last_update >= {lifetime}"
                 ),
             };
-            info.tasks
-                .spawn(cleanup.run(database.clone(), info.shutdown));
+            info.tasks.spawn(cleanup.run(database.clone(), info.shutdown));
         }
         Ok(Self {
             database,
@@ -245,14 +244,19 @@ impl Resolver for SqliteResolver {
              AND unixepoch(CURRENT_TIMESTAMP) - last_update < ?2 ORDER BY RANDOM() LIMIT 1",
             self.table
         );
-        let (app_id, lifetime) = (request.app_id.clone(), i64::try_from(self.lifetime).unwrap_or(i64::MAX));
+        let (app_id, lifetime) = (
+            request.app_id.clone(),
+            i64::try_from(self.lifetime).unwrap_or(i64::MAX),
+        );
         let found: Option<String> = self
             .database
             .read(move |connection| {
                 connection
                     .prepare_cached(&sql)
                     .and_then(|mut statement| {
-                        statement.query_row((app_id, lifetime), |row| row.get(0)).optional()
+                        statement
+                            .query_row((app_id, lifetime), |row| row.get(0))
+                            .optional()
                     })
                     .map_err(failed)
             })

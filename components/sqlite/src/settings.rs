@@ -136,7 +136,8 @@ impl<'a> Query<'a> {
                 // Other settings of Go's driver say how it turns columns into Go values.
                 name if name.starts_with('_') => {}
                 name => {
-                    query.read_only |= (name == "mode" && value == "ro") || (name == "immutable" && value == "1");
+                    query.read_only |=
+                        (name == "mode" && value == "ro") || (name == "immutable" && value == "1");
                     query.native.push(pair);
                 }
             }
@@ -151,8 +152,14 @@ impl<'a> Query<'a> {
 fn refuse_reserved(pragma: &str) -> Result<(), InitError> {
     let lower = pragma.trim_start().to_lowercase();
     for (name, remedy) in [
-        ("busy_timeout", "; please use the `busyTimeout` metadata property instead"),
-        ("journal_mode", "; please use the `disableWAL` metadata property instead"),
+        (
+            "busy_timeout",
+            "; please use the `busyTimeout` metadata property instead",
+        ),
+        (
+            "journal_mode",
+            "; please use the `disableWAL` metadata property instead",
+        ),
         ("foreign_keys", ""),
     ] {
         if lower.starts_with(name) {
@@ -207,7 +214,10 @@ mod tests {
             ("data.db", "file:data.db"),
             ("/var/lib/a b.db", "file:/var/lib/a b.db"),
             ("file:data.db", "file:data.db"),
-            ("file:///tmp/x.db?mode=rwc&_pragma=cache_size(10)", "file:///tmp/x.db?mode=rwc"),
+            (
+                "file:///tmp/x.db?mode=rwc&_pragma=cache_size(10)",
+                "file:///tmp/x.db?mode=rwc",
+            ),
             ("data.db?_txlock=deferred&_time_format=sqlite", "file:data.db"),
             (":memory:", "file::memory:"),
             ("FILE::memory:?cache=shared", "file::memory:"),
@@ -223,7 +233,13 @@ mod tests {
         let parsed = parse("a.db?_pragma=cache_size%2810%29&_pragma=synchronous=OFF").unwrap();
         assert_eq!(
             parsed.pragmas,
-            ["busy_timeout(2000)", "synchronous(FULL)", "cache_size(10)", "synchronous=OFF", "journal_mode(WAL)"]
+            [
+                "busy_timeout(2000)",
+                "synchronous(FULL)",
+                "cache_size(10)",
+                "synchronous=OFF",
+                "journal_mode(WAL)"
+            ]
         );
         let journal = |text: &str| parse(text).unwrap().pragmas.pop().unwrap();
         assert_eq!(journal("a.db?mode=ro"), "journal_mode(DELETE)");
@@ -237,7 +253,12 @@ mod tests {
     fn reserved_pragmas_and_unknown_locks_are_refused() {
         for name in ["busy_timeout", "journal_mode", "foreign_keys"] {
             let error = parse(&format!("a.db?_pragma={}(1)", name.to_uppercase())).unwrap_err();
-            assert!(error.0.starts_with(&format!("found forbidden option '_pragma={name}'")), "{error}");
+            assert!(
+                error
+                    .0
+                    .starts_with(&format!("found forbidden option '_pragma={name}'")),
+                "{error}"
+            );
         }
         assert!(parse("a.db?_txlock=whatever").unwrap_err().0.contains("whatever"));
         assert_eq!(parse("a.db?_txlock=EXCLUSIVE").unwrap().begin, "BEGIN EXCLUSIVE");

@@ -142,7 +142,10 @@ impl StateStore for SqliteState {
                         error,
                     });
                 }
-                for request in requests.iter().filter(|request| !found.contains(request.key.as_str())) {
+                for request in requests
+                    .iter()
+                    .filter(|request| !found.contains(request.key.as_str()))
+                {
                     items.push(BulkGetItem {
                         key: request.key.clone(),
                         ..Default::default()
@@ -184,11 +187,7 @@ impl StateStore for SqliteState {
         }
         let table = self.table.clone();
         self.database
-            .write(move |connection| {
-                writes
-                    .iter()
-                    .try_for_each(|write| table.write(connection, write))
-            })
+            .write(move |connection| writes.iter().try_for_each(|write| table.write(connection, write)))
             .await
     }
 

@@ -1,5 +1,8 @@
 //! The suite that every store passes, on files and in memory.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use outrigger_components_api::testing::{init_context, state};

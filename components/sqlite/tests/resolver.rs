@@ -1,5 +1,8 @@
 //! Name resolution through a file.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -105,10 +108,7 @@ async fn wrong_settings_are_named() {
             r#"{"connectionString": "a.db", "updateInterval": "1s"}"#,
             "at least 1s greater",
         ),
-        (
-            r#"{"connectionString": "a.db", "tableName": "a-b"}"#,
-            "tableName",
-        ),
+        (r#"{"connectionString": "a.db", "tableName": "a-b"}"#, "tableName"),
     ] {
         let error = SqliteResolver::open(instance("a", 1, configuration))
             .await

@@ -1,5 +1,8 @@
 //! What a write leaves in the file must be what Dapr leaves there: the recorded rows, replayed.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -86,7 +89,10 @@ async fn play(store: &SqliteState, input: &Value) -> Option<Vec<Result<(), State
                 .decode(input["value_b64"].as_str().unwrap())
                 .unwrap();
             let metadata = metadata(&input["metadata"]);
-            let value = if metadata.get("contentType").is_some_and(|t| t == "application/json") {
+            let value = if metadata
+                .get("contentType")
+                .is_some_and(|t| t == "application/json")
+            {
                 // The API decodes it and refuses what is no JSON before the store sees it.
                 StateValue::Json(outrigger_gojson::parse(&bytes).ok()?)
             } else {
@@ -177,9 +183,7 @@ async fn the_tables_are_those_of_dapr() {
         .prepare("SELECT name, type, \"notnull\", pk FROM pragma_table_info('state')")
         .unwrap();
     let columns: Vec<(String, String, bool, bool)> = statement
-        .query_map([], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .unwrap()
         .map(Result::unwrap)
         .collect();

@@ -1,5 +1,8 @@
 //! What is particular to the SQLite store.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -70,7 +73,10 @@ async fn wrong_settings_are_named() {
     let path = file.path();
     for (settings, text) in [
         (vec![], "missing connection string"),
-        (vec![("connectionString", "a.db"), ("timeout", "500ms")], "'timeout'"),
+        (
+            vec![("connectionString", "a.db"), ("timeout", "500ms")],
+            "'timeout'",
+        ),
         (
             vec![("connectionString", "a.db"), ("timeout", "soon")],
             "error decoding 'timeout'",
@@ -140,7 +146,10 @@ async fn keys_are_listed_page_by_page_and_case_matters() {
         pattern: "app||100\\%".into(),
         ..Default::default()
     };
-    assert_eq!(store.keys_like(request.clone()).await.unwrap().keys, ["app||100%"]);
+    assert_eq!(
+        store.keys_like(request.clone()).await.unwrap().keys,
+        ["app||100%"]
+    );
     request.pattern.clear();
     store.keys_like(request).await.unwrap_err();
 }

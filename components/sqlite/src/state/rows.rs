@@ -163,7 +163,10 @@ impl Table {
                         .and_then(|mut s| s.execute(params![key, value, is_binary, etag, lifetime, old])),
                 }
             }
-            Write::Delete { key, etag: Some(etag) } => connection
+            Write::Delete {
+                key,
+                etag: Some(etag),
+            } => connection
                 .prepare_cached(&self.delete_etag)
                 .and_then(|mut s| s.execute(params![key, etag])),
             Write::Delete { key, etag: None } => connection
@@ -185,7 +188,10 @@ impl Table {
         request: &KeysLikeRequest,
     ) -> Result<KeysLikeResponse, StateError> {
         let prefix = literal_prefix(&request.pattern);
-        let page = request.page_size.filter(|size| *size > 0).map(|size| size as usize);
+        let page = request
+            .page_size
+            .filter(|size| *size > 0)
+            .map(|size| size as usize);
         // One more than the page tells whether there is another.
         let limit = page.map_or(-1, |size| size as i64 + 1);
         let mut statement = connection.prepare_cached(&self.keys_like).map_err(failed)?;
