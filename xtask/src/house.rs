@@ -110,8 +110,8 @@ const TABLE: &[Row] = &[
     Row {
         who: &["outrigger-sidecar-core"],
         ours: CORE,
-        // hyper is allowed: the app channel and the hop to the other sidecar are hyper clients that stream bodies.
-        never: &["tonic", "axum", "redis", "rusqlite"],
+        // hyper and tonic are there as clients only: the channel to the app and the hop to the other sidecar.
+        never: &["axum", "redis", "rusqlite"],
         why: "building blocks, free of what is spoken at the edges and of any one backend",
     },
     Row {
