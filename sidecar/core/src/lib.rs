@@ -1,3 +1,32 @@
-//! The sidecar's building blocks, free of any wire protocol.
+//! The sidecar's building blocks without their edges.
+//!
+//! The HTTP and gRPC edges decode a request, call a service of this crate and encode its answer; nothing
+//! here knows a route or an RPC of the public API. What speaks to the app (the app channel) and to other
+//! sidecars (the internal API's client) lives here, since both edges use it.
 
+pub mod app;
+pub mod body;
+pub mod components;
 pub mod config;
+pub mod health;
+pub mod identity;
+pub mod invoke;
+pub mod metadata;
+pub mod policy;
+pub mod pubsub;
+pub mod secrets;
+pub mod sidecar;
+pub mod state;
+
+pub use body::{Body, BodyError};
+pub use identity::Identity;
+pub use sidecar::Sidecar;
+
+/// Which API a call came in by; a few error texts differ between the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// The HTTP API.
+    Http,
+    /// The gRPC API.
+    Grpc,
+}

@@ -1,1 +1,88 @@
-//! Placeholder; see the issue in work.
+//! The sidecar's HTTP API.
+//!
+//! Order of a request on the API listener (contract `http-api`, section 1): path cleaning, body limit, tracing,
+//! CORS, API token, component middleware, API log, route. What no route serves goes to service invocation.
+
+mod api_access;
+mod api_log;
+mod cors;
+mod invoke;
+mod management;
+mod not_built;
+mod path;
+mod pipeline;
+mod publish;
+mod request;
+mod respond;
+mod router;
+mod routes;
+mod secrets;
+mod server;
+mod state;
+mod status_json;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Response;
+use outrigger_model::ApiError;
+use outrigger_sidecar_core::{Body, Sidecar};
+
+pub use api_access::{ApiAccess, ApiRule};
+pub use api_log::ApiLog;
+pub use cors::Cors;
+pub use server::{Listener, serve};
+
+use request::ApiRequest;
+use router::RouteTable;
+
+/// A handler's answer under construction.
+pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, ApiError>> + Send>>;
+
+/// Serves one route.
+pub(crate) type Handler = fn(Arc<HttpApi>, ApiRequest) -> HandlerFuture;
+
+/// Settings of the HTTP API.
+#[derive(Debug, Clone, Default)]
+pub struct HttpOptions {
+    /// `--max-body-size` in bytes; `None` = no limit.
+    pub max_body_size: Option<u64>,
+    /// `--read-buffer-size` in bytes: largest request head.
+    pub read_buffer_size: usize,
+    /// `--allowed-origins`; `None` = no CORS processing.
+    pub cors: Option<Cors>,
+    /// `DAPR_API_TOKEN`; `None` = no authentication.
+    pub api_token: Option<String>,
+    /// HTTP/2 cleartext on the API listener.
+    pub h2c: bool,
+    /// `spec.api` for protocol http.
+    pub access: ApiAccess,
+    /// Logging of API calls; `None` = off.
+    pub api_log: Option<ApiLog>,
+}
+
+/// The HTTP API of one sidecar, shared by its listeners.
+pub struct HttpApi {
+    core: Arc<Sidecar>,
+    options: HttpOptions,
+    routes: RouteTable,
+    public_routes: RouteTable,
+    /// Whether unmatched paths go to service invocation.
+    invoke_fallback: bool,
+}
+
+impl HttpApi {
+    /// Builds the route tables.
+    pub fn new(core: Arc<Sidecar>, options: HttpOptions) -> Arc<Self> {
+        let routes = routes::all();
+        let invoke_fallback = options.access.allows("v1", "invoke", "v1.0/invoke/*");
+        Arc::new(Self {
+            routes: RouteTable::new(routes.iter(), &options.access),
+            public_routes: RouteTable::new(routes.iter().filter(|route| route.public), &options.access),
+            core,
+            options,
+            invoke_fallback,
+        })
+    }
+}

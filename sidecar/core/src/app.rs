@@ -1,0 +1,126 @@
+//! The app beside this sidecar: its channel over HTTP or gRPC, its health, its concurrency limit
+//! (contract `service-invocation`, section 9, and `http-api`, section 8).
+
+pub mod grpc;
+pub mod health;
+pub mod http;
+mod tls;
+
+use std::sync::Arc;
+
+use ::http::HeaderValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::config::{AppConfig, Protocol};
+
+pub use grpc::GrpcApp;
+pub use health::AppHealth;
+pub use http::HttpApp;
+
+/// Why a call did not reach the app.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppError {
+    /// The health check says no; the app was not touched.
+    #[error("app is not in a healthy state")]
+    Unhealthy,
+    /// The connection or the exchange failed; Go's wording.
+    #[error("{0}")]
+    Transport(String),
+}
+
+/// The channel to the app.
+pub struct AppChannel {
+    config: AppConfig,
+    port: u16,
+    transport: Transport,
+    slots: Option<Arc<Semaphore>>,
+    healthy: watch::Receiver<bool>,
+}
+
+enum Transport {
+    Http(Box<HttpApp>),
+    Grpc(GrpcApp),
+}
+
+/// A slot of `--app-max-concurrency`, held until the answer's body has been read.
+pub type Slot = Option<OwnedSemaphorePermit>;
+
+impl AppChannel {
+    /// A channel to the configured app; `None` without an app port.
+    ///
+    /// `max_message` bounds gRPC messages in both directions, `max_headers` the head of an HTTP answer (bytes).
+    pub fn new(
+        config: &AppConfig,
+        max_message: usize,
+        max_headers: usize,
+        healthy: watch::Receiver<bool>,
+    ) -> Option<Self> {
+        let port = config.port?;
+        let token = config
+            .token
+            .as_ref()
+            .and_then(|token| HeaderValue::from_str(token.expose()).ok());
+        let transport = if config.protocol.is_http() {
+            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers)))
+        } else {
+            Transport::Grpc(GrpcApp::new(config, port, token, max_message))
+        };
+        let slots = config
+            .max_concurrency
+            .map(|limit| Arc::new(Semaphore::new(limit)));
+        Some(Self {
+            config: config.clone(),
+            port,
+            transport,
+            slots,
+            healthy,
+        })
+    }
+
+    /// `--app-protocol`
+    pub const fn protocol(&self) -> Protocol {
+        self.config.protocol
+    }
+
+    /// `--app-port`
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The HTTP side, for HTTP-family apps.
+    pub fn http(&self) -> Option<&HttpApp> {
+        match &self.transport {
+            Transport::Http(app) => Some(app),
+            Transport::Grpc(_) => None,
+        }
+    }
+
+    /// The gRPC side, for gRPC-family apps.
+    pub const fn grpc(&self) -> Option<&GrpcApp> {
+        match &self.transport {
+            Transport::Http(_) => None,
+            Transport::Grpc(app) => Some(app),
+        }
+    }
+
+    /// Whether the app may be called.
+    ///
+    /// # Errors
+    /// [`AppError::Unhealthy`]
+    pub fn check_health(&self) -> Result<(), AppError> {
+        if *self.healthy.borrow() {
+            Ok(())
+        } else {
+            Err(AppError::Unhealthy)
+        }
+    }
+
+    /// Waits for a slot of `--app-max-concurrency`.
+    pub async fn slot(&self) -> Slot {
+        match &self.slots {
+            // The semaphore is never closed.
+            Some(slots) => slots.clone().acquire_owned().await.ok(),
+            None => None,
+        }
+    }
+}

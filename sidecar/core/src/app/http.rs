@@ -1,0 +1,198 @@
+//! Calls to an HTTP app: HTTP/1.1 with keep-alive, or HTTP/2 with prior knowledge; redirects are not followed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderName};
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::tls::Connector;
+use super::{AppError, Slot};
+use crate::config::{AppConfig, Protocol};
+use crate::{Body, BodyError};
+
+/// Idle connections kept to the app.
+const MAX_IDLE: usize = 64;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The client of one HTTP app.
+pub struct HttpApp {
+    client: Client<Connector, Body>,
+    scheme: Scheme,
+    authority: Authority,
+    base: String,
+    token: Option<HeaderValue>,
+}
+
+impl HttpApp {
+    pub(super) fn new(config: &AppConfig, port: u16, token: Option<HeaderValue>, max_headers: usize) -> Self {
+        let host = if config.address.contains(':') && !config.address.starts_with('[') {
+            format!("[{}]:{port}", config.address)
+        } else {
+            format!("{}:{port}", config.address)
+        };
+        // A host that is no authority fails at the first call, with the dialer's text.
+        let authority =
+            Authority::try_from(host.as_str()).unwrap_or_else(|_| Authority::from_static("invalid"));
+        let tls = config.protocol.is_tls();
+        let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .http2_only(config.protocol == Protocol::H2c)
+            .http1_title_case_headers(true)
+            .http1_max_buf_size(max_headers.max(64 << 10))
+            .set_host(false)
+            .build(Connector::new(tls));
+        Self {
+            client,
+            base: format!("{scheme}://{host}"),
+            scheme,
+            authority,
+            token,
+        }
+    }
+
+    /// `http://host:port`, for error texts.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The URI of a path (without a leading slash) and query.
+    ///
+    /// # Errors
+    /// The path is no URI path; callers have escaped it.
+    pub fn uri(&self, path: &str, query: &str) -> Result<Uri, AppError> {
+        let mut path_and_query = String::with_capacity(path.len() + query.len() + 2);
+        path_and_query.push('/');
+        path_and_query.push_str(path);
+        if !query.is_empty() {
+            path_and_query.push('?');
+            path_and_query.push_str(query);
+        }
+        Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(path_and_query)
+            .build()
+            .map_err(|error| AppError::Transport(format!("parse \"{}/{path}\": {error}", self.base)))
+    }
+
+    /// Sends a request with the app's token; the slot is held until the answer's body has been read.
+    ///
+    /// # Errors
+    /// The exchange failed before the answer's head was complete.
+    pub async fn call(&self, mut request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
+        let headers = request.headers_mut();
+        if let Some(token) = &self.token {
+            headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
+        }
+        if !headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(self.authority.as_str())
+        {
+            headers.insert(HOST, host);
+        }
+        self.send(request, slot).await
+    }
+
+    /// Sends a request as it is: health probes carry no token.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        match self.client.request(request).await {
+            Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
+            Err(error) => Err(AppError::Transport(format!(
+                "{} \"{uri}\": {}",
+                title(method.as_str()),
+                self.describe(&error)
+            ))),
+        }
+    }
+
+    /// The failure as Go's client words it.
+    fn describe(&self, error: &hyper_util::client::legacy::Error) -> String {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(cause) = source {
+            if let Some(error) = cause.downcast_ref::<BodyError>() {
+                return error.to_string();
+            }
+            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+                let text = crate::invoke::peer::go_dial_error(error);
+                return if text.starts_with("connect: ") {
+                    format!("dial tcp {}: {text}", self.authority)
+                } else {
+                    text
+                };
+            }
+            if let Some(error) = cause.downcast_ref::<hyper::Error>()
+                && error.is_incomplete_message()
+            {
+                return "EOF".into();
+            }
+            source = cause.source();
+        }
+        crate::invoke::peer::with_source(error)
+    }
+}
+
+/// Go prints the verb of a failed request as `Get`, `Post`.
+fn title(verb: &str) -> String {
+    let lower = verb.to_ascii_lowercase();
+    let mut chars = lower.chars();
+    chars
+        .next()
+        .map(|first| first.to_ascii_uppercase().to_string() + chars.as_str())
+        .unwrap_or_default()
+}
+
+fn with_slot(body: Incoming, slot: Slot) -> Body {
+    match slot {
+        None => Body::Incoming(body),
+        Some(slot) => Body::boxed(Held {
+            body,
+            slot: Some(slot),
+        }),
+    }
+}
+
+/// A body that gives its slot back at its end.
+struct Held {
+    body: Incoming,
+    slot: Slot,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = std::pin::Pin::new(&mut this.body)
+            .poll_frame(cx)
+            .map_err(BodyError::from);
+        if matches!(polled, std::task::Poll::Ready(None | Some(Err(_)))) {
+            this.slot = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

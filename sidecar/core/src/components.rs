@@ -1,0 +1,165 @@
+//! The components of this sidecar: what is loaded under which name, readable without a lock.
+//!
+//! [`ComponentStore`] holds an immutable [`Loaded`] table behind an atomic pointer. Calls take a snapshot;
+//! loading, reloading and removing replace the table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use outrigger_components_api::pubsub::PubSub;
+use outrigger_components_api::secrets::SecretStore;
+use outrigger_components_api::state::StateStore;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::pubsub::scopes::TopicScopes;
+use crate::state::key::KeyPrefix;
+
+pub mod loader;
+
+/// A state store with what the sidecar itself reads from its metadata.
+#[derive(Clone)]
+pub struct LoadedState {
+    /// The store.
+    pub store: Arc<dyn StateStore>,
+    /// `keyPrefix`
+    pub prefix: KeyPrefix,
+}
+
+/// A message broker with what the sidecar itself reads from its metadata.
+#[derive(Clone)]
+pub struct LoadedPubSub {
+    /// The broker.
+    pub broker: Arc<dyn PubSub>,
+    /// Which topics this app may use.
+    pub scopes: Arc<TopicScopes>,
+    /// Prefix of topics at the broker; set when a metadata value contains `{namespace}`.
+    pub topic_prefix: Option<Arc<str>>,
+}
+
+/// One loaded component of any kind.
+#[derive(Clone)]
+pub enum Instance {
+    /// `state.*`
+    State(LoadedState),
+    /// `pubsub.*`
+    PubSub(LoadedPubSub),
+    /// `secretstores.*`
+    SecretStore(Arc<dyn SecretStore>),
+}
+
+/// A loaded component with its description.
+#[derive(Clone)]
+pub struct Component {
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `spec.type`
+    pub component_type: Arc<str>,
+    /// `spec.version`
+    pub version: Arc<str>,
+    /// As the metadata API lists them.
+    pub capabilities: Vec<String>,
+    /// The running component.
+    pub instance: Instance,
+    /// Stops the component's background work.
+    pub shutdown: CancellationToken,
+    /// The component's background work.
+    pub tasks: TaskTracker,
+}
+
+/// The table of loaded components.
+#[derive(Clone, Default)]
+pub struct Loaded {
+    /// By name; names are unique across kinds.
+    pub all: BTreeMap<Arc<str>, Component>,
+    /// Names in load order, for the metadata API.
+    pub order: Vec<Arc<str>>,
+    /// State stores by name.
+    pub state: BTreeMap<Arc<str>, LoadedState>,
+    /// Brokers by name.
+    pub pubsub: BTreeMap<Arc<str>, LoadedPubSub>,
+    /// Secret stores by name.
+    pub secret_stores: BTreeMap<Arc<str>, Arc<dyn SecretStore>>,
+}
+
+impl Loaded {
+    fn insert(&mut self, component: Component) {
+        let name = component.name.clone();
+        match &component.instance {
+            Instance::State(state) => {
+                self.state.insert(name.clone(), state.clone());
+            }
+            Instance::PubSub(pubsub) => {
+                self.pubsub.insert(name.clone(), pubsub.clone());
+            }
+            Instance::SecretStore(store) => {
+                self.secret_stores.insert(name.clone(), store.clone());
+            }
+        }
+        if self.all.insert(name.clone(), component).is_none() {
+            self.order.push(name);
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Component> {
+        self.order.retain(|known| &**known != name);
+        self.state.remove(name);
+        self.pubsub.remove(name);
+        self.secret_stores.remove(name);
+        self.all.remove(name)
+    }
+}
+
+/// Shared access to the table.
+#[derive(Default)]
+pub struct ComponentStore {
+    loaded: ArcSwap<Loaded>,
+    /// Serialises changes; inits are serialised too (contract `components`, section 2).
+    changes: Mutex<()>,
+}
+
+impl ComponentStore {
+    /// The table as of now. Hold it for the length of one call, not longer.
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Loaded>> {
+        self.loaded.load()
+    }
+
+    /// Adds a component that has been initialised.
+    pub async fn insert(&self, component: Component) {
+        let _serial = self.changes.lock().await;
+        let mut loaded = Loaded::clone(&self.loaded.load());
+        loaded.insert(component);
+        self.loaded.store(Arc::new(loaded));
+    }
+
+    /// Takes a component out of the table; the caller closes it.
+    pub async fn remove(&self, name: &str) -> Option<Component> {
+        let _serial = self.changes.lock().await;
+        let mut loaded = Loaded::clone(&self.loaded.load());
+        let removed = loaded.remove(name);
+        self.loaded.store(Arc::new(loaded));
+        removed
+    }
+
+    /// Closes every component, in parallel, each after its background work has ended.
+    pub async fn close_all(&self) {
+        let loaded = self.loaded.swap(Arc::new(Loaded::default()));
+        futures_util::future::join_all(loaded.all.values().map(Component::close)).await;
+    }
+}
+
+impl Component {
+    /// Stops the background work, then releases the connections.
+    pub async fn close(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        match &self.instance {
+            Instance::State(state) => state.store.close().await,
+            Instance::PubSub(pubsub) => pubsub.broker.close().await,
+            Instance::SecretStore(store) => store.close().await,
+        }
+        self.tasks.wait().await;
+    }
+}

@@ -1,0 +1,1 @@
+//! Loading components from resources.

@@ -1,0 +1,269 @@
+//! Headers on their way between HTTP, gRPC and the internal wire (contract `service-invocation`, section 3).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TRACESTATE};
+
+use super::message::Origin;
+
+/// Target of an internal call; never reaches the app.
+pub const DESTINATION_APP_ID: HeaderName = HeaderName::from_static("destination-app-id");
+/// Identity headers, set by sidecars only.
+pub const CALLER_APP_ID: HeaderName = HeaderName::from_static("dapr-caller-app-id");
+/// Namespace of the caller.
+pub const CALLER_NAMESPACE: HeaderName = HeaderName::from_static("dapr-caller-namespace");
+/// App id of the target.
+pub const CALLEE_APP_ID: HeaderName = HeaderName::from_static("dapr-callee-app-id");
+/// Names the target in a request to the HTTP API.
+pub const APP_ID: HeaderName = HeaderName::from_static("dapr-app-id");
+/// Token of the API, and of the app.
+pub const API_TOKEN: HeaderName = HeaderName::from_static("dapr-api-token");
+
+/// Names that belong to one connection.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "te"
+            | "trailer"
+            | "proxy-authorization"
+            | "proxy-authenticate"
+    )
+}
+
+/// Names that gRPC metadata gets with the prefix `dapr-` when they come from HTTP.
+fn is_reserved_by_grpc(name: &str) -> bool {
+    matches!(
+        name,
+        "accept"
+            | "accept-charset"
+            | "accept-language"
+            | "accept-ranges"
+            | "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "cache-control"
+            | "content-type"
+            | "content-length"
+            | "cookie"
+            | "date"
+            | "expect"
+            | "from"
+            | "host"
+            | "if-match"
+            | "if-modified-since"
+            | "if-none-match"
+            | "if-schedule-tag-match"
+            | "if-unmodified-since"
+            | "max-forwards"
+            | "origin"
+            | "pragma"
+            | "referer"
+            | "via"
+            | "warning"
+    )
+}
+
+fn is_trace(name: &str) -> bool {
+    matches!(name, TRACEPARENT | TRACESTATE | GRPC_TRACE_BIN)
+}
+
+/// Whether a `Connection` header names this one.
+fn named_by_connection(headers: &HeaderMap, name: &str) -> bool {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case(name))
+}
+
+fn with_prefix(name: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(format!("dapr-{name}").as_bytes()).ok()
+}
+
+/// Headers as an HTTP peer gets them: hop-by-hop, binary, length, content type, trace and internal ones are
+/// dropped, the ones of gRPC renamed. Content type and trace are set by the caller from their own fields.
+pub fn to_http(headers: &HeaderMap) -> HeaderMap {
+    let has_connection = headers.contains_key(CONNECTION);
+    let mut out = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        let text = name.as_str();
+        let dropped = is_trace(text)
+            || is_hop_by_hop(text)
+            || name == CONTENT_TYPE
+            || name == CONTENT_LENGTH
+            || name == DESTINATION_APP_ID
+            || text.ends_with("-bin")
+            || has_connection && named_by_connection(headers, text)
+            || text == "baggage" && out.contains_key(name);
+        if dropped {
+            continue;
+        }
+        if text.starts_with("grpc-") {
+            if let Some(renamed) = with_prefix(text) {
+                out.append(renamed, value.clone());
+            }
+            continue;
+        }
+        out.append(name.clone(), value.clone());
+    }
+    out
+}
+
+/// Headers as a gRPC peer gets them in its metadata. `rename` is off for trailers.
+pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        let text = name.as_str();
+        if is_trace(text) || name == DESTINATION_APP_ID {
+            continue;
+        }
+        if rename && origin == Origin::Http && is_reserved_by_grpc(text) {
+            if let Some(renamed) = with_prefix(text) {
+                out.append(renamed, value.clone());
+            }
+            continue;
+        }
+        // The transport expects binary values as base64 text, which is what they are here.
+        if text.ends_with("-bin") && STANDARD.decode(value.as_bytes()).is_err() {
+            continue;
+        }
+        out.append(name.clone(), value.clone());
+    }
+    out
+}
+
+/// The key on the internal wire: HTTP names in Go's canonical case, gRPC names and the identity headers in
+/// lower case, forwarding headers canonical whatever the origin.
+pub fn wire_key(name: &HeaderName, origin: Origin) -> String {
+    let text = name.as_str();
+    let canonical_always = matches!(text, "x-forwarded-for" | "x-forwarded-host" | "forwarded");
+    let lower_always = *name == DESTINATION_APP_ID
+        || *name == CALLER_APP_ID
+        || *name == CALLER_NAMESPACE
+        || *name == CALLEE_APP_ID;
+    if lower_always || origin == Origin::Grpc && !canonical_always {
+        text.to_owned()
+    } else {
+        canonical(text)
+    }
+}
+
+/// Go's `textproto.CanonicalMIMEHeaderKey`.
+pub fn canonical(name: &str) -> String {
+    let mut start = true;
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        out.push(if start { c.to_ascii_uppercase() } else { c });
+        start = c == '-';
+    }
+    out
+}
+
+/// Reads one header list off the internal wire. Keys or values that are no headers are left out;
+/// `:authority` and its kind cannot be header names and become `dapr-authority`.
+pub fn append_wire(headers: &mut HeaderMap, key: &str, values: impl IntoIterator<Item = String>) {
+    let name = match key.strip_prefix(':') {
+        Some(pseudo) => with_prefix(pseudo),
+        None => HeaderName::from_bytes(key.as_bytes()).ok(),
+    };
+    let Some(name) = name else { return };
+    for value in values {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.append(name.clone(), value);
+        }
+    }
+}
+
+/// What a sidecar adds for the target of a call.
+pub struct Stamp<'a> {
+    /// The calling app.
+    pub caller: &'a HeaderValue,
+    /// Its namespace.
+    pub namespace: &'a HeaderValue,
+    /// The target app.
+    pub callee: &'a HeaderValue,
+}
+
+impl Stamp<'_> {
+    /// Replaces whatever the caller sent: how a call to the own app is marked.
+    pub fn replace(&self, headers: &mut HeaderMap) {
+        headers.insert(CALLER_APP_ID, self.caller.clone());
+        headers.insert(CALLER_NAMESPACE, self.namespace.clone());
+        headers.insert(CALLEE_APP_ID, self.callee.clone());
+    }
+
+    /// Adds to whatever the caller sent: how a remote call is marked.
+    pub fn append(&self, headers: &mut HeaderMap) {
+        headers.append(CALLER_APP_ID, self.caller.clone());
+        headers.append(CALLER_NAMESPACE, self.namespace.clone());
+        headers.append(CALLEE_APP_ID, self.callee.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn http_peers_get_no_hop_by_hop_headers() {
+        let headers = map(&[
+            ("connection", "x-named, close"),
+            ("x-named", "1"),
+            ("te", "trailers"),
+            ("content-type", "a/b"),
+            ("destination-app-id", "x"),
+            ("x-b-bin", "AQ=="),
+            ("grpc-timeout", "1S"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+        ]);
+        let out = to_http(&headers);
+        assert_eq!(
+            out,
+            map(&[("dapr-grpc-timeout", "1S"), ("x-a", "1"), ("x-a", "2")])
+        );
+    }
+
+    #[test]
+    fn grpc_peers_get_reserved_http_names_renamed() {
+        let headers = map(&[
+            ("content-type", "a/b"),
+            ("x-a", "1"),
+            ("x-b-bin", "AQID"),
+            ("x-c-bin", "%%"),
+        ]);
+        assert_eq!(
+            to_grpc(&headers, Origin::Http, true),
+            map(&[("dapr-content-type", "a/b"), ("x-a", "1"), ("x-b-bin", "AQID")])
+        );
+        assert!(to_grpc(&headers, Origin::Grpc, true).contains_key("content-type"));
+    }
+
+    #[test]
+    fn wire_keys_are_canonical_for_http_only() {
+        let name = HeaderName::from_static("x-forwarded-for");
+        assert_eq!(wire_key(&name, Origin::Grpc), "X-Forwarded-For");
+        assert_eq!(wire_key(&CONTENT_TYPE, Origin::Http), "Content-Type");
+        assert_eq!(wire_key(&CONTENT_TYPE, Origin::Grpc), "content-type");
+        assert_eq!(wire_key(&CALLER_APP_ID, Origin::Http), "dapr-caller-app-id");
+    }
+}

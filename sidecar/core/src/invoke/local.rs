@@ -1,0 +1,228 @@
+//! The call to the app itself, over HTTP or gRPC.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body::Body as _;
+use outrigger_model::GrpcCode;
+use outrigger_proto::common::v1 as common;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tonic::metadata::MetadataMap;
+
+use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin, headers};
+use crate::Body;
+use crate::app::{AppChannel, AppError, GrpcApp, HttpApp, Slot};
+
+/// What Go's `url.URL` escapes in a path.
+const PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Calls the own app.
+///
+/// # Errors
+/// The app is unhealthy or cannot be reached.
+pub async fn invoke(app: &AppChannel, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+    app.check_health()
+        .map_err(|error| InvokeError::status(GrpcCode::Internal, error.to_string()))?;
+    let slot = app.slot().await;
+    if let Some(http) = app.http() {
+        invoke_http(http, request, slot).await
+    } else if let Some(grpc) = app.grpc() {
+        invoke_grpc(grpc, request, slot).await
+    } else {
+        Err(InvokeError::internal("app channel is not initialized"))
+    }
+}
+
+async fn invoke_http(
+    app: &HttpApp,
+    request: InvokeRequest,
+    slot: Slot,
+) -> Result<InvokeResponse, InvokeError> {
+    let path = utf8_percent_encode(request.method.trim_start_matches('/'), PATH).to_string();
+    let uri = app
+        .uri(&path, &request.query)
+        .map_err(|error| InvokeError::internal(error.to_string()))?;
+    let outgoing = http_request(uri, request)?;
+    let response = app.call(outgoing, slot).await.map_err(transport)?;
+    Ok(from_http(response))
+}
+
+/// Calls a URL given as the target, with the app channel's client and its token.
+///
+/// # Errors
+/// There is no HTTP app channel whose client could be used, or the URL cannot be reached.
+pub async fn invoke_url(
+    app: Option<&AppChannel>,
+    url: &str,
+    request: InvokeRequest,
+) -> Result<InvokeResponse, InvokeError> {
+    let Some(app) = app.and_then(AppChannel::http) else {
+        return Err(InvokeError::internal(format!(
+            "cannot invoke {url}: this needs an HTTP app (--app-port, --app-protocol http)"
+        )));
+    };
+    let path = utf8_percent_encode(request.method.trim_start_matches('/'), PATH).to_string();
+    let mut text = format!("{}/{path}", url.trim_end_matches('/'));
+    if !request.query.is_empty() {
+        text.push('?');
+        text.push_str(&request.query);
+    }
+    let uri =
+        Uri::try_from(&text).map_err(|error| InvokeError::internal(format!("parse \"{text}\": {error}")))?;
+    let response = app
+        .call(http_request(uri, request)?, None)
+        .await
+        .map_err(transport)?;
+    Ok(from_http(response))
+}
+
+fn transport(error: AppError) -> InvokeError {
+    InvokeError::internal(error.to_string())
+}
+
+fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, InvokeError> {
+    let verb = match request.verb {
+        Some(verb) if verb != Method::CONNECT => verb,
+        _ => {
+            return Err(InvokeError::status(
+                GrpcCode::InvalidArgument,
+                "invalid HTTP verb",
+            ));
+        }
+    };
+    let mut outgoing = headers::to_http(&request.headers);
+    let content_type = if request.type_url.is_empty() {
+        &request.content_type
+    } else {
+        "application/x-protobuf"
+    };
+    if let Some(value) = HeaderValue::from_str(content_type)
+        .ok()
+        .filter(|_| !content_type.is_empty())
+    {
+        outgoing.insert(CONTENT_TYPE, value);
+    }
+    if let Some(length) = request
+        .content_length
+        .filter(|_| request.body.size_hint().exact().is_none())
+    {
+        outgoing.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(trace) = &request.trace {
+        trace.write_request_headers(&mut outgoing);
+    }
+    let mut out = Request::new(request.body);
+    *out.method_mut() = verb;
+    *out.uri_mut() = uri;
+    *out.headers_mut() = outgoing;
+    Ok(out)
+}
+
+fn from_http(response: http::Response<Body>) -> InvokeResponse {
+    let (mut parts, body) = response.into_parts();
+    let content_type = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        .unwrap_or_default();
+    parts.headers.remove(CONTENT_LENGTH);
+    InvokeResponse {
+        status: InvokeStatus::http(parts.status.as_u16()),
+        headers: parts.headers,
+        origin: Origin::Http,
+        trailers: HeaderMap::new(),
+        content_type,
+        type_url: String::new(),
+        body,
+    }
+}
+
+async fn invoke_grpc(
+    app: &GrpcApp,
+    request: InvokeRequest,
+    slot: Slot,
+) -> Result<InvokeResponse, InvokeError> {
+    let body = request
+        .body
+        .collect_bytes()
+        .await
+        .map_err(|error| InvokeError::internal(error.to_string()))?;
+    let mut metadata = headers::to_grpc(&request.headers, request.origin, true);
+    if let Some(trace) = &request.trace {
+        trace.write_request_headers(&mut metadata);
+        if let Ok(binary) = HeaderValue::from_str(&super::wire::unpadded(&trace.to_binary())) {
+            metadata.insert(
+                HeaderName::from_static(outrigger_trace_context::GRPC_TRACE_BIN),
+                binary,
+            );
+        }
+    }
+    let mut metadata = MetadataMap::from_headers(metadata);
+    app.authorise(&mut metadata);
+    let message = common::InvokeRequest {
+        method: request.method,
+        data: Some(prost_types::Any {
+            type_url: request.type_url,
+            value: body.to_vec(),
+        }),
+        content_type: request.content_type,
+        http_extension: request.verb.as_ref().map(|verb| common::HttpExtension {
+            verb: super::wire::verb_number(verb),
+            querystring: request.query,
+        }),
+    };
+    let call = tonic::Request::from_parts(metadata, tonic::Extensions::default(), message);
+    let result = app.callback().on_invoke(call).await;
+    drop(slot);
+    Ok(match result {
+        Ok(response) => {
+            let (metadata, message, _) = response.into_parts();
+            let data = message.data.unwrap_or_default();
+            InvokeResponse {
+                status: InvokeStatus::default(),
+                headers: metadata.into_headers(),
+                origin: Origin::Grpc,
+                trailers: HeaderMap::new(),
+                content_type: message.content_type,
+                type_url: data.type_url,
+                body: Body::full(Bytes::from(data.value)),
+            }
+        }
+        Err(status) => failed(&status),
+    })
+}
+
+/// A gRPC app's failure is an answer: its code, message and details travel to the caller.
+fn failed(status: &tonic::Status) -> InvokeResponse {
+    let details = <outrigger_proto::google::rpc::Status as prost::Message>::decode(status.details())
+        .map(|packed| packed.details)
+        .unwrap_or_default();
+    InvokeResponse {
+        status: InvokeStatus {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            details,
+        },
+        headers: HeaderMap::new(),
+        origin: Origin::Grpc,
+        trailers: status.metadata().clone().into_headers(),
+        content_type: String::new(),
+        type_url: String::new(),
+        body: Body::Empty,
+    }
+}

@@ -1,0 +1,86 @@
+//! The protocol-neutral form of a call and its answer.
+
+use http::HeaderMap;
+use outrigger_trace_context::TraceContext;
+
+use crate::Body;
+
+/// Which protocol headers came in by; it decides how they are spelled on the internal wire and which of them
+/// are renamed for a gRPC app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// HTTP headers.
+    Http,
+    /// gRPC metadata; values of `-bin` keys are base64 text.
+    Grpc,
+}
+
+/// A call.
+#[derive(Debug)]
+pub struct InvokeRequest {
+    /// Normalised method.
+    pub method: String,
+    /// HTTP verb; `None` over gRPC without an extension.
+    pub verb: Option<http::Method>,
+    /// Raw query string without `?`.
+    pub query: String,
+    /// The caller's headers.
+    pub headers: HeaderMap,
+    /// What the headers are.
+    pub origin: Origin,
+    /// Content type of the body; empty = none.
+    pub content_type: String,
+    /// `type_url` of the data; empty = none.
+    pub type_url: String,
+    /// The body.
+    pub body: Body,
+    /// Length of the body, when the caller said so.
+    pub content_length: Option<u64>,
+    /// The span of the call.
+    pub trace: Option<TraceContext>,
+}
+
+/// The status of an answer: below 100 a gRPC code, else an HTTP status.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct InvokeStatus {
+    /// The number on the internal wire.
+    pub code: i32,
+    /// gRPC message.
+    pub message: String,
+    /// gRPC details.
+    pub details: Vec<prost_types::Any>,
+}
+
+impl InvokeStatus {
+    /// An HTTP status.
+    pub fn http(status: u16) -> Self {
+        Self {
+            code: i32::from(status),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the number is an HTTP status.
+    pub const fn is_http(&self) -> bool {
+        self.code >= 100
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct InvokeResponse {
+    /// Status of the app.
+    pub status: InvokeStatus,
+    /// Headers of the app.
+    pub headers: HeaderMap,
+    /// What the headers are.
+    pub origin: Origin,
+    /// Trailers of a gRPC app.
+    pub trailers: HeaderMap,
+    /// Content type of the body; empty = none.
+    pub content_type: String,
+    /// `type_url` of the data; empty = none.
+    pub type_url: String,
+    /// The body.
+    pub body: Body,
+}

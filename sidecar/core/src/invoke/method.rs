@@ -1,0 +1,64 @@
+//! Method names: normalised once, before anything decides about them (contract `service-invocation`, section 2).
+
+use std::borrow::Cow;
+
+use super::InvokeError;
+
+/// Rejects what no method name may hold, then cleans the path lexically; a leading `/` is kept.
+///
+/// # Errors
+/// `#`, `?`, NUL and control characters.
+pub fn normalize(method: &str) -> Result<Cow<'_, str>, InvokeError> {
+    if let Some(bad) = method
+        .bytes()
+        .find(|b| matches!(b, b'#' | b'?') || *b < 0x20 || *b == 0x7f)
+    {
+        return Err(InvokeError::invalid_method(method, bad));
+    }
+    let rooted = method.starts_with('/');
+    let rest = method.strip_prefix('/').unwrap_or(method);
+    if rest.split('/').all(|segment| !matches!(segment, "" | "." | "..")) {
+        return Ok(Cow::Borrowed(method));
+    }
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in rest.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let joined = segments.join("/");
+    Ok(Cow::Owned(if rooted { format!("/{joined}") } else { joined }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cleaned_without_leaving_the_root() {
+        for (method, clean) in [
+            ("items", "items"),
+            ("x/../items", "items"),
+            ("../../items", "items"),
+            ("a//b/./c", "a/b/c"),
+            ("/a/../b", "/b"),
+            ("..", ""),
+            (".", ""),
+            ("a/", "a"),
+            ("%2e%2e/\"*\\", "%2e%2e/\"*\\"),
+        ] {
+            assert_eq!(normalize(method).unwrap(), clean, "{method}");
+        }
+    }
+
+    #[test]
+    fn control_characters_and_query_marks_are_refused() {
+        for method in ["a#b", "a?b", "a\0b", "a\x1fb", "a\x7fb"] {
+            assert!(normalize(method).is_err(), "{method:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Connections to other sidecars' internal API: pooled by address, re-made on failure, closed when idle
+//! (contract `service-invocation`, section 4).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_model::GrpcCode;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::InvokeError;
+use crate::Body;
+
+/// Requests that share a connection before another one is opened.
+const MAX_IN_FLIGHT: usize = 2048;
+const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Flow control: enough for a large body on a fast network, little enough for many peers.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Connections to all peers.
+pub struct Peers {
+    by_address: Mutex<HashMap<String, Arc<Peer>>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    max_idle: Duration,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: Mutex<Vec<Arc<Connection>>>,
+    dialing: tokio::sync::Mutex<()>,
+}
+
+struct Connection {
+    sender: SendRequest<Body>,
+    in_flight: AtomicUsize,
+    last_used: Mutex<Instant>,
+    close: CancellationToken,
+}
+
+/// Counts a request on its connection for as long as its answer is read.
+pub struct Lease(Arc<Connection>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        *self.0.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl Peers {
+    /// No connections yet; connection tasks are tracked by `tasks` and end with `shutdown`.
+    pub fn new(tasks: TaskTracker, shutdown: CancellationToken, max_idle: Duration) -> Self {
+        Self {
+            by_address: Mutex::new(HashMap::new()),
+            tasks,
+            shutdown,
+            max_idle,
+        }
+    }
+
+    /// Sends a request to a peer; the lease is to be kept until the answer has been read.
+    ///
+    /// # Errors
+    /// `Unavailable` when the peer cannot be reached or the connection breaks.
+    pub async fn send(
+        &self,
+        address: &str,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), InvokeError> {
+        let connection = self.connection(address).await?;
+        connection.in_flight.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease(connection);
+        let mut sender = lease.0.sender.clone();
+        let failed = |error: &hyper::Error| {
+            InvokeError::status(
+                GrpcCode::Unavailable,
+                format!("connection to {address} failed: {}", with_source(error)),
+            )
+        };
+        sender.ready().await.map_err(|error| failed(&error))?;
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, lease)),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Drops the connections to a peer, so that the next call dials anew.
+    pub fn forget(&self, address: &str) {
+        let peer = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(address);
+        if let Some(peer) = peer {
+            for connection in peer
+                .connections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .drain(..)
+            {
+                connection.retire();
+            }
+        }
+    }
+
+    /// Closes connections that have been idle for too long, every `interval`, until shutdown.
+    pub async fn collect_idle(self: Arc<Self>, interval: Duration) {
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+            let mut peers = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.retain(|_, peer| {
+                let mut connections = peer.connections.lock().unwrap_or_else(PoisonError::into_inner);
+                connections.retain(|connection| {
+                    let keep = !connection.sender.is_closed() && !connection.is_idle_for(self.max_idle);
+                    if !keep {
+                        connection.retire();
+                    }
+                    keep
+                });
+                !connections.is_empty() || Arc::strong_count(peer) > 1
+            });
+        }
+    }
+
+    async fn connection(&self, address: &str) -> Result<Arc<Connection>, InvokeError> {
+        let peer = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(address.to_owned())
+            .or_default()
+            .clone();
+        if let Some(connection) = peer.usable() {
+            return Ok(connection);
+        }
+        let _one_at_a_time = peer.dialing.lock().await;
+        if let Some(connection) = peer.usable() {
+            return Ok(connection);
+        }
+        let connection = Arc::new(self.dial(address).await?);
+        peer.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection.clone());
+        Ok(connection)
+    }
+
+    async fn dial(&self, address: &str) -> Result<Connection, InvokeError> {
+        let unavailable = |text: String| {
+            let text = format!(
+                "connection error: desc = \"transport: Error while dialing: dial tcp {address}: {text}\""
+            );
+            InvokeError::status(GrpcCode::Unavailable, text)
+        };
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| unavailable("i/o timeout".into()))?
+            .map_err(|error| unavailable(go_dial_error(&error)))?;
+        let _ = stream.set_nodelay(true);
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .handshake::<_, Body>(TokioIo::new(stream))
+            .await
+            .map_err(|error| unavailable(with_source(&error)))?;
+        let close = self.shutdown.child_token();
+        let (closed, peer) = (close.clone(), address.to_owned());
+        self.tasks.spawn(async move {
+            // A retired connection ends by itself once its last sender and stream are gone.
+            tokio::select! {
+                result = connection => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, %peer, "connection to a sidecar ended");
+                    }
+                }
+                () = closed.cancelled() => {}
+            }
+        });
+        Ok(Connection {
+            sender,
+            in_flight: AtomicUsize::new(0),
+            last_used: Mutex::new(Instant::now()),
+            close,
+        })
+    }
+}
+
+impl Peer {
+    fn usable(&self) -> Option<Arc<Connection>> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| !connection.sender.is_closed());
+        connections
+            .iter()
+            .find(|connection| connection.in_flight.load(Ordering::Relaxed) < MAX_IN_FLIGHT)
+            .cloned()
+    }
+}
+
+impl Connection {
+    fn is_idle_for(&self, limit: Duration) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
+            && self
+                .last_used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .elapsed()
+                >= limit
+    }
+
+    /// Stops the connection's task if nothing is in flight on it; otherwise it ends with its last request.
+    fn retire(&self) {
+        if self.in_flight.load(Ordering::Relaxed) == 0 {
+            self.close.cancel();
+        }
+    }
+}
+
+/// An I/O error as Go's dialer words it, for the texts that users know.
+pub fn go_dial_error(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".into(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        std::io::ErrorKind::ConnectionReset => "connect: connection reset by peer".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// An error with its causes.
+pub fn with_source(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,162 @@
+//! One attempt at another sidecar.
+
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use outrigger_model::GrpcCode;
+use outrigger_proto::internals::v1::{InternalInvokeRequestStream, InternalInvokeResponseStream};
+use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
+use prost::Message;
+
+use super::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
+use super::peer::{Lease, Peers};
+use super::{InvokeError, InvokeRequest, InvokeResponse, wire};
+use crate::{Body, BodyError, Identity};
+
+const PATH: &str = "/dapr.proto.internals.v1.ServiceInvocation/CallLocalStream";
+/// Largest body whose first piece the leading message waits for.
+const WAIT_BELOW: u64 = 64 << 10;
+
+/// The headers that tell an app where a call came from.
+pub(super) struct Forwarding {
+    address: HeaderValue,
+    host: HeaderValue,
+    forwarded: HeaderValue,
+}
+
+impl Forwarding {
+    pub(super) fn new(identity: &Identity) -> Result<Self, InvokeError> {
+        let address = &identity.host_address;
+        let quoted = if address.contains(':') {
+            format!("\"[{address}]\"")
+        } else {
+            address.to_string()
+        };
+        let value = |text: &str| {
+            HeaderValue::from_str(text)
+                .map_err(|_| InvokeError::internal(format!("{text:?} cannot stand in a header")))
+        };
+        Ok(Self {
+            address: value(address)?,
+            host: value(&identity.hostname)?,
+            forwarded: value(&format!("for={quoted};by={quoted};host={}", identity.hostname))?,
+        })
+    }
+
+    pub(super) fn append(&self, headers: &mut HeaderMap) {
+        headers.append(HeaderName::from_static("x-forwarded-for"), self.address.clone());
+        headers.append(HeaderName::from_static("x-forwarded-host"), self.host.clone());
+        headers.append(HeaderName::from_static("forwarded"), self.forwarded.clone());
+    }
+}
+
+/// Sends the call to the sidecar at `address` and reads the head of its answer.
+pub(super) async fn call(
+    peers: &Peers,
+    address: &str,
+    request: &InvokeRequest,
+    body: Body,
+    max_message: usize,
+) -> Result<InvokeResponse, InvokeError> {
+    let lead = InternalInvokeRequestStream {
+        request: Some(wire::request(request)),
+        payload: None,
+    };
+    let wait_for_first = request.content_length.is_some_and(|length| length <= WAIT_BELOW);
+    let frames = FramesBody::request(&lead, body, wait_for_first);
+    let (response, lease) = peers
+        .send(address, http_request(address, request, frames)?)
+        .await?;
+    if response.status() != StatusCode::OK {
+        let text = format!(
+            "unexpected HTTP status code received from server: {}",
+            response.status()
+        );
+        return Err(InvokeError::status(GrpcCode::Unavailable, text));
+    }
+    if response.headers().contains_key(GRPC_STATUS) {
+        check_status(response.headers())?;
+    }
+    let mut reader = FrameReader::new(response.into_body(), max_message);
+    let Some(first) = reader.next().await.transpose()? else {
+        check_status(reader.trailers().unwrap_or(&HeaderMap::new()))?;
+        return Err(InvokeError::status(
+            GrpcCode::Internal,
+            "the sidecar of the target ended the call without an answer",
+        ));
+    };
+    let first = InternalInvokeResponseStream::decode(first)
+        .map_err(|error| InvokeError::status(GrpcCode::Internal, error.to_string()))?;
+    let head = first
+        .response
+        .filter(|response| response.status.is_some())
+        .ok_or_else(|| {
+            InvokeError::status(
+                GrpcCode::Internal,
+                "response does not contain the required fields in the leading chunk",
+            )
+        })?;
+    let payload = PayloadBody::new(
+        first.payload.map(|p| (p.data, p.seq)),
+        reader,
+        Direction::Response,
+    )?;
+    Ok(wire::to_response(
+        head,
+        Body::boxed(Leased {
+            inner: payload,
+            _lease: lease,
+        }),
+    ))
+}
+
+fn http_request(
+    address: &str,
+    request: &InvokeRequest,
+    body: FramesBody,
+) -> Result<Request<Body>, InvokeError> {
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(address)
+        .path_and_query(PATH)
+        .build()
+        .map_err(|error| {
+            InvokeError::internal(format!(
+                "the resolver answered {address:?}, which is no address: {error}"
+            ))
+        })?;
+    let mut out = Request::new(Body::boxed(body));
+    *out.method_mut() = Method::POST;
+    *out.uri_mut() = uri;
+    let headers = out.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    if let Some(trace) = &request.trace {
+        headers.insert(HeaderName::from_static(TRACEPARENT), trace.header_value());
+        if let Ok(binary) = HeaderValue::from_str(&wire::unpadded(&trace.to_binary())) {
+            headers.insert(HeaderName::from_static(GRPC_TRACE_BIN), binary);
+        }
+    }
+    Ok(out)
+}
+
+/// A body that keeps its connection's lease.
+struct Leased {
+    inner: PayloadBody,
+    _lease: Lease,
+}
+
+impl http_body::Body for Leased {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+        std::pin::Pin::new(&mut self.get_mut().inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+}

@@ -1,0 +1,3 @@
+//! The publish/subscribe building block (contract `pubsub`).
+
+pub mod scopes;

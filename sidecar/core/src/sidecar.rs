@@ -1,0 +1,140 @@
+//! What both edges call: the services of one running sidecar.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::HeaderMap;
+use outrigger_trace_context::{Sampler, TraceContext};
+use tokio_util::sync::CancellationToken;
+
+use crate::Identity;
+use crate::components::ComponentStore;
+use crate::health::Readiness;
+use crate::invoke::Invoker;
+use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata};
+use crate::secrets::SecretService;
+use crate::state::StateService;
+
+/// Starts spans; `None` inside = tracing is off (`samplingRate: "0"`).
+#[derive(Debug, Clone, Copy)]
+pub struct Tracing(pub Option<Sampler>);
+
+impl Tracing {
+    /// The span of a request with these headers.
+    pub fn start(&self, headers: &HeaderMap) -> Option<TraceContext> {
+        self.0.map(|sampler| sampler.start(headers))
+    }
+
+    /// The span under a parent.
+    pub fn start_under(&self, parent: Option<&TraceContext>) -> Option<TraceContext> {
+        self.0.map(|sampler| sampler.start_under(parent))
+    }
+}
+
+/// How the process is asked to stop.
+#[derive(Debug, Clone, Default)]
+pub struct ShutdownRequest {
+    graceful: CancellationToken,
+    forced: CancellationToken,
+}
+
+impl ShutdownRequest {
+    /// Asks for a graceful stop, or for the end of the process.
+    pub fn request(&self, force: bool) {
+        if force {
+            self.forced.cancel();
+        } else {
+            self.graceful.cancel();
+        }
+    }
+
+    /// Resolves when a graceful stop is asked for.
+    pub async fn graceful(&self) {
+        self.graceful.cancelled().await;
+    }
+
+    /// Resolves when the end of the process is asked for.
+    pub async fn forced(&self) {
+        self.forced.cancelled().await;
+    }
+}
+
+/// Facts about the sidecar that do not change while it runs.
+#[derive(Debug, Clone, Default)]
+pub struct StaticMetadata {
+    /// Version of the runtime.
+    pub version: String,
+    /// Names of enabled features.
+    pub enabled_features: Vec<String>,
+    /// Names of HTTPEndpoint resources.
+    pub http_endpoints: Vec<String>,
+    /// Names of Resiliency resources.
+    pub resiliencies: Vec<String>,
+    /// How the app is reached.
+    pub app: AppMetadata,
+}
+
+/// The services of one sidecar.
+pub struct Sidecar {
+    /// Who it is.
+    pub identity: Identity,
+    /// What is loaded.
+    pub components: Arc<ComponentStore>,
+    /// State.
+    pub state: StateService,
+    /// Secrets.
+    pub secrets: SecretService,
+    /// Service invocation.
+    pub invoker: Invoker,
+    /// Spans.
+    pub tracing: Tracing,
+    /// Health targets.
+    pub readiness: Readiness,
+    /// Values put over the API.
+    pub extended: ExtendedMetadata,
+    /// Facts for the metadata API.
+    pub facts: StaticMetadata,
+    /// Stops the process.
+    pub shutdown: ShutdownRequest,
+    /// Components loaded and API servers up.
+    pub outbound_ready: AtomicBool,
+}
+
+impl Sidecar {
+    /// Whether outbound calls may be made.
+    pub fn is_outbound_ready(&self) -> bool {
+        self.outbound_ready.load(Ordering::Acquire)
+    }
+
+    /// Asks the process to stop.
+    pub fn request_shutdown(&self, force: bool) {
+        self.shutdown.request(force);
+    }
+
+    /// The metadata document as of now.
+    pub fn metadata(&self) -> Metadata {
+        let loaded = self.components.snapshot();
+        let components = loaded
+            .order
+            .iter()
+            .filter_map(|name| loaded.all.get(name))
+            .map(|component| ComponentMetadata {
+                name: component.name.to_string(),
+                component_type: component.component_type.to_string(),
+                version: component.version.to_string(),
+                capabilities: component.capabilities.clone(),
+            })
+            .collect();
+        Metadata {
+            id: self.identity.app_id.to_string(),
+            runtime_version: self.facts.version.clone(),
+            enabled_features: self.facts.enabled_features.clone(),
+            components,
+            extended: self.extended.all(),
+            subscriptions: Vec::new(),
+            http_endpoints: self.facts.http_endpoints.clone(),
+            resiliencies: self.facts.resiliencies.clone(),
+            app: self.facts.app.clone(),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What every request passes before its handler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::header::ORIGIN;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use outrigger_sidecar_core::Body;
+use outrigger_sidecar_core::body::Limited;
+use outrigger_trace_context::TraceContext;
+
+use crate::request::ApiRequest;
+use crate::respond;
+use crate::router::{Match, RawParams};
+use crate::server::Listener;
+use crate::{HttpApi, path};
+
+const API_TOKEN: &str = "dapr-api-token";
+
+impl HttpApi {
+    /// Answers one request of a listener.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        listener: Listener,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let (parts, incoming) = request.into_parts();
+        if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
+            return Response::new(Body::Empty);
+        }
+        let traced = !parts.uri.path().contains("/healthz");
+        let trace = if traced {
+            self.core.tracing.start(&parts.headers)
+        } else {
+            None
+        };
+        if trace.is_some()
+            && let Err(text) = outrigger_trace_context::baggage::check(&parts.headers)
+        {
+            let mut response = respond::plain_error(
+                StatusCode::BAD_REQUEST,
+                &format!("invalid baggage header: {text}"),
+            );
+            finish(&mut response, trace.as_ref());
+            return response;
+        }
+        let mut response = if listener == Listener::Public {
+            self.route(listener, parts, incoming.into(), trace.clone()).await
+        } else {
+            self.handle_api(parts, incoming, trace.clone()).await
+        };
+        finish(&mut response, trace.as_ref());
+        response
+    }
+
+    async fn handle_api(
+        self: &Arc<Self>,
+        parts: Parts,
+        incoming: Incoming,
+        trace: Option<TraceContext>,
+    ) -> Response<Body> {
+        let body = match self.options.max_body_size {
+            Some(limit) => Body::boxed(Limited::new(incoming, limit)),
+            None => incoming.into(),
+        };
+        let Some(cors) = &self.options.cors else {
+            return self.handle_authorised(parts, body, trace).await;
+        };
+        if let Some(response) = cors.preflight(&parts.method, &parts.headers) {
+            return response;
+        }
+        let (method, origin) = (parts.method.clone(), parts.headers.get(ORIGIN).cloned());
+        let mut response = self.handle_authorised(parts, body, trace).await;
+        cors.mark(&method, origin.as_ref(), response.headers_mut());
+        response
+    }
+
+    async fn handle_authorised(
+        self: &Arc<Self>,
+        mut parts: Parts,
+        body: Body,
+        trace: Option<TraceContext>,
+    ) -> Response<Body> {
+        if let Some(token) = &self.options.api_token {
+            let given = parts.headers.get(API_TOKEN).map(HeaderValue::as_bytes);
+            if given != Some(token.as_bytes()) && !exempt_from_token(&parts) {
+                return respond::plain_error(StatusCode::UNAUTHORIZED, "invalid api token");
+            }
+            parts.headers.remove(API_TOKEN);
+        }
+        if let Some(log) = &self.options.api_log {
+            log.write(&parts.method, parts.uri.path(), &parts.headers);
+        }
+        self.route(Listener::Api, parts, body, trace).await
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        listener: Listener,
+        parts: Parts,
+        body: Body,
+        trace: Option<TraceContext>,
+    ) -> Response<Body> {
+        let table = if listener == Listener::Public {
+            &self.public_routes
+        } else {
+            &self.routes
+        };
+        let escaped = parts.uri.path().to_owned();
+        let cleaned = path::clean(&escaped);
+        match table.find(&parts.method, &cleaned) {
+            Match::Found(handler, params) => {
+                let params = match decode(&params) {
+                    Ok(params) => params,
+                    Err(response) => return *response,
+                };
+                let request = ApiRequest::new(parts, body, params, trace);
+                answer(handler(self.clone(), request).await)
+            }
+            _ if listener == Listener::Api && self.invoke_fallback => {
+                let request = ApiRequest::new(parts, body, BTreeMap::new(), trace);
+                answer(crate::invoke::handle(self.clone(), request).await)
+            }
+            Match::OtherMethods(methods) => respond::method_not_allowed(&methods),
+            Match::None => respond::plain_error(StatusCode::NOT_FOUND, "404 page not found"),
+        }
+    }
+}
+
+fn finish(response: &mut Response<Body>, trace: Option<&TraceContext>) {
+    if let Some(trace) = trace {
+        trace.write_response_headers(response.headers_mut());
+    }
+}
+
+fn answer(result: Result<Response<Body>, outrigger_model::ApiError>) -> Response<Body> {
+    result.unwrap_or_else(|error| respond::error(&error))
+}
+
+fn exempt_from_token(parts: &Parts) -> bool {
+    let path = parts.uri.path();
+    parts.method == Method::GET
+        && matches!(
+            path.strip_suffix('/').unwrap_or(path),
+            "/v1.0/healthz" | "/v1.0/healthz/outbound"
+        )
+}
+
+fn decode(raw: &RawParams<'_>) -> Result<BTreeMap<&'static str, String>, Box<Response<Body>>> {
+    raw.iter()
+        .map(|(name, text)| {
+            path::query_unescape(text)
+                .map(|value| (name, value))
+                .map_err(|error| {
+                    let text = format!("failed to unescape request parameter \"{name}\". Error: {error}");
+                    Box::new(respond::plain_error(StatusCode::BAD_REQUEST, &text))
+                })
+        })
+        .collect()
+}

@@ -1,0 +1,155 @@
+//! All routes of the HTTP API, by API group.
+
+use http::Method;
+
+use crate::router::Route;
+use crate::{Handler, management, not_built, publish, secrets, state};
+
+const GET: &[Method] = &[Method::GET];
+const PUT: &[Method] = &[Method::PUT];
+const POST: &[Method] = &[Method::POST];
+const DELETE: &[Method] = &[Method::DELETE];
+const WRITE: &[Method] = &[Method::POST, Method::PUT];
+
+pub(crate) const fn route(
+    group: &'static str,
+    group_version: &'static str,
+    version: &'static str,
+    pattern: &'static str,
+    methods: &'static [Method],
+    handler: Handler,
+) -> Route {
+    Route {
+        group,
+        group_version,
+        version,
+        pattern,
+        methods,
+        handler,
+        always: false,
+        public: false,
+    }
+}
+
+/// Every route that this sidecar knows.
+pub(crate) fn all() -> Vec<Route> {
+    let mut routes = vec![
+        // state
+        route("state", "v1", "v1.0", "state/{storeName}/{key}", GET, |api, r| {
+            Box::pin(state::get(api, r))
+        }),
+        route(
+            "state",
+            "v1",
+            "v1.0",
+            "state/{storeName}/{key}",
+            DELETE,
+            |api, r| Box::pin(state::delete(api, r)),
+        ),
+        route("state", "v1", "v1.0", "state/{storeName}", WRITE, |api, r| {
+            Box::pin(state::save(api, r))
+        }),
+        route(
+            "state",
+            "v1",
+            "v1.0",
+            "state/{storeName}/bulk",
+            WRITE,
+            |api, r| Box::pin(state::get_bulk(api, r)),
+        ),
+        route(
+            "state",
+            "v1",
+            "v1.0",
+            "state/{storeName}/transaction",
+            WRITE,
+            |api, r| Box::pin(state::transaction(api, r)),
+        ),
+        route(
+            "state",
+            "v1alpha1",
+            "v1.0-alpha1",
+            "state/{storeName}/query",
+            WRITE,
+            |api, r| Box::pin(state::query(api, r)),
+        ),
+        // publish
+        route(
+            "publish",
+            "v1",
+            "v1.0",
+            "publish/bulk/{pubsubname}/{topic...}",
+            WRITE,
+            |api, r| Box::pin(publish::bulk(api, r)),
+        ),
+        route(
+            "publish",
+            "v1alpha1",
+            "v1.0-alpha1",
+            "publish/bulk/{pubsubname}/{topic...}",
+            WRITE,
+            |api, r| Box::pin(publish::bulk(api, r)),
+        ),
+        route(
+            "publish",
+            "v1",
+            "v1.0",
+            "publish/{pubsubname}/{topic...}",
+            WRITE,
+            |api, r| Box::pin(publish::single(api, r)),
+        ),
+        // secrets
+        route(
+            "secrets",
+            "v1",
+            "v1.0",
+            "secrets/{secretStoreName}/bulk",
+            GET,
+            |api, r| Box::pin(secrets::get_bulk(api, r)),
+        ),
+        route(
+            "secrets",
+            "v1",
+            "v1.0",
+            "secrets/{secretStoreName}/{key}",
+            GET,
+            |api, r| Box::pin(secrets::get(api, r)),
+        ),
+        // management
+        route("shutdown", "v1", "v1.0", "shutdown", POST, |api, r| {
+            Box::pin(management::shutdown(api, r))
+        }),
+    ];
+    for (pattern, methods, handler) in [
+        (
+            "metadata",
+            GET,
+            (|api, r| Box::pin(management::metadata(api, r))) as Handler,
+        ),
+        ("metadata/{key}", PUT, |api, r| {
+            Box::pin(management::put_metadata(api, r))
+        }),
+    ] {
+        routes.push(Route {
+            public: true,
+            ..route("metadata", "v1", "v1.0", pattern, methods, handler)
+        });
+    }
+    for (pattern, handler) in [
+        (
+            "healthz",
+            (|api, r| Box::pin(management::healthz(api, r))) as Handler,
+        ),
+        ("healthz/outbound", |api, r| {
+            Box::pin(management::healthz_outbound(api, r))
+        }),
+    ] {
+        routes.push(Route {
+            public: true,
+            always: true,
+            ..route("healthz", "v1", "v1.0", pattern, GET, handler)
+        });
+    }
+    routes.extend(not_built::routes());
+    routes
+}

@@ -1,0 +1,150 @@
+//! Accepting connections: HTTP/1.1, and HTTP/2 cleartext where allowed, on TCP and Unix sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::HttpApi;
+
+/// Time a client may take to send a request's head (contract `http-api`, section 1).
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Go adds this to its header limit.
+const HEADER_SLACK: usize = 4096;
+
+/// Smallest buffer that hyper accepts.
+const MIN_BUFFER: usize = 8192;
+
+/// Time in-flight requests get once the listener is closed.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept, so that a lack of file descriptors doesn't spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Which of the two HTTP listeners a connection came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// Everything.
+    Api,
+    /// Health and metadata only, without authentication.
+    Public,
+}
+
+/// Where connections come from.
+pub enum Socket {
+    /// TCP
+    Tcp(TcpListener),
+    /// A Unix socket
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Socket {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<UnixListener> for Socket {
+    fn from(listener: UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+/// Serves a listener until the token is cancelled, then lets in-flight requests end (at most 10 s).
+pub async fn serve(
+    api: Arc<HttpApi>,
+    listener: Listener,
+    socket: impl Into<Socket>,
+    shutdown: CancellationToken,
+) {
+    let socket = socket.into();
+    let connections = TaskTracker::new();
+    let drain = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept(&socket) => accepted,
+        };
+        match accepted {
+            Ok(Accepted::Tcp(stream)) => {
+                let _ = stream.set_nodelay(true);
+                connections.spawn(connection(api.clone(), listener, stream, drain.clone()));
+            }
+            Ok(Accepted::Unix(stream)) => {
+                connections.spawn(connection(api.clone(), listener, stream, drain.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting an HTTP connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(socket);
+    drain.cancel();
+    connections.close();
+    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+        tracing::warn!(
+            "closing {} HTTP connections that are still busy",
+            connections.len()
+        );
+    }
+}
+
+enum Accepted {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(socket: &Socket) -> std::io::Result<Accepted> {
+    match socket {
+        Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
+        Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+    }
+}
+
+async fn connection<S>(api: Arc<HttpApi>, listener: Listener, stream: S, drain: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = Builder::new(TokioExecutor::new());
+    let head = api.options.read_buffer_size.saturating_add(HEADER_SLACK);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(head.max(MIN_BUFFER))
+        .half_close(true)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
+    let builder = if listener == Listener::Public || !api.options.h2c {
+        builder.http1_only()
+    } else {
+        builder
+    };
+    let service = service_fn(move |request| {
+        let api = api.clone();
+        async move { Ok::<_, std::convert::Infallible>(api.handle(listener, request).await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "HTTP connection ended");
+    }
+}
