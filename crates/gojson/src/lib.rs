@@ -17,9 +17,9 @@ mod write;
 
 pub use error::Error;
 pub use float::{float_json, float_text};
-pub use parse::{MAX_DEPTH, parse, parse_first};
+pub use parse::{MAX_DEPTH, lossy, parse, parse_first};
 pub use text::go_text;
-pub use write::{quote, to_string, to_vec, write_string, write_to};
+pub use write::{quote, to_string, to_vec, write_bytes_string, write_string, write_to};
 
 /// A JSON value. Object keys are sorted, as Go sorts map keys when it writes.
 #[derive(Debug, Clone, PartialEq)]

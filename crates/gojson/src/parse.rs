@@ -368,6 +368,13 @@ const NULL: &[(u8, &str)] = &[
     (b'l', "in literal null (expecting 'l')"),
 ];
 
+/// Bytes as text, with one U+FFFD for each byte that is part of no character, as Go converts them.
+pub fn lossy(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    push_lossy(&mut out, bytes);
+    out
+}
+
 /// Appends bytes as UTF-8, with one U+FFFD for *each* byte that is part of no character, as Go does. (Rust's
 /// lossy conversion writes one for a whole truncated character.)
 fn push_lossy(out: &mut String, mut bytes: &[u8]) {

@@ -70,8 +70,27 @@ pub fn quote(text: &str) -> String {
 
 /// Appends a JSON string in quotes.
 pub fn write_string(out: &mut String, text: &str, escape_html: bool) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push('"');
+    write_escaped(out, text, escape_html);
+    out.push('"');
+}
+
+/// Appends bytes as a JSON string in quotes; each byte that is part of no character becomes the escape `\ufffd`, as Go
+/// writes such a string.
+pub fn write_bytes_string(out: &mut String, mut bytes: &[u8], escape_html: bool) {
+    out.push('"');
+    while let Err(error) = std::str::from_utf8(bytes) {
+        let (valid, rest) = bytes.split_at(error.valid_up_to());
+        write_escaped(out, &String::from_utf8_lossy(valid), escape_html);
+        out.push_str("\\ufffd");
+        bytes = &rest[1..];
+    }
+    write_escaped(out, &String::from_utf8_lossy(bytes), escape_html);
+    out.push('"');
+}
+
+fn write_escaped(out: &mut String, text: &str, escape_html: bool) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let bytes = text.as_bytes();
     let mut written = 0;
     for (at, &byte) in bytes.iter().enumerate() {
@@ -109,5 +128,4 @@ pub fn write_string(out: &mut String, text: &str, escape_html: bool) {
         written = at + 1;
     }
     out.push_str(&text[written..]);
-    out.push('"');
 }
