@@ -1,7 +1,7 @@
 //! What can be said about one app and its sidecar, on the command line or in a dapr.yaml.
 //!
 //! One structure for both, so that a flag and its key cannot drift apart. Everything is optional: `None` is "not
-//! said", and what that means is decided in one place, [`crate::run::plan`].
+//! said", and what that means is decided in one place, `run::plan`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
