@@ -161,7 +161,10 @@ mod tests {
         let (mut cache, now) = waiting();
         assert!(cache.hear(found("1", Some("1.1.1.1:1")), now));
         assert!(cache.hear(found("2", Some("1.1.1.1:2")), now));
-        let turns: Vec<u16> = (0..4).filter_map(|_| cache.next("a", now)).map(|a| a.port()).collect();
+        let turns: Vec<u16> = (0..4)
+            .filter_map(|_| cache.next("a", now))
+            .map(|a| a.port())
+            .collect();
         assert_eq!(turns, [1, 2, 1, 2]);
     }
 

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use simple_dns::rdata::{A, AAAA, PTR, RData, SRV, TXT};
-use simple_dns::{CLASS, CharacterString, Label, Name, Packet, QCLASS, QTYPE, Question, ResourceRecord, TYPE};
+use simple_dns::{
+    CLASS, CharacterString, Label, Name, Packet, QCLASS, QTYPE, Question, ResourceRecord, TYPE,
+};
 
 /// How long receivers may keep a record, in seconds (RFC 6762 recommends it for host names).
 const TTL: u32 = 120;
@@ -59,7 +61,10 @@ impl Service {
         let service = Self {
             app_id: app_id.to_owned(),
             instance: with(split(&format!("{host}:{pid}")), &kind),
-            host: if host_labels.last().is_some_and(|last| last.eq_ignore_ascii_case("local")) {
+            host: if host_labels
+                .last()
+                .is_some_and(|last| last.eq_ignore_ascii_case("local"))
+            {
                 host_labels
             } else {
                 with(host_labels, &["local".to_owned()])
@@ -180,7 +185,9 @@ fn found(packet: &Packet<'_>) -> Vec<Found> {
     };
     let mut all: Vec<Found> = Vec::new();
     for record in records() {
-        let RData::SRV(server) = &record.rdata else { continue };
+        let RData::SRV(server) = &record.rdata else {
+            continue;
+        };
         let instance = labels(&record.name);
         let text = records().find_map(|other| match &other.rdata {
             RData::TXT(text) if same(&labels(&other.name), &instance) => first_text(text),
@@ -202,7 +209,9 @@ fn found(packet: &Packet<'_>) -> Vec<Found> {
                 _ => None,
             })
         };
-        let address = ip(true).or_else(|| ip(false)).map(|ip| SocketAddr::new(ip, server.port));
+        let address = ip(true)
+            .or_else(|| ip(false))
+            .map(|ip| SocketAddr::new(ip, server.port));
         let leaving = record.ttl == 0;
         if leaving || address.is_some() {
             all.push(Found {
@@ -312,8 +321,8 @@ mod tests {
                 instance: format!("my.host:42.{app_id}.local"),
                 address: Some(address.parse().unwrap()),
             };
-            assert_eq!(answers(&service.answer(7).unwrap()), [expected.clone()]);
-            assert_eq!(answers(&service.announcement().unwrap()), [expected.clone()]);
+            assert_eq!(answers(&service.answer(7).unwrap()), std::slice::from_ref(&expected));
+            assert_eq!(answers(&service.announcement().unwrap()), std::slice::from_ref(&expected));
             let gone = Found {
                 address: None,
                 ..expected
@@ -379,7 +388,10 @@ mod tests {
     #[test]
     fn a_service_whose_text_is_another_app_is_no_sidecar() {
         assert!(answers(&go_answer("orders", "stock")).is_empty());
-        assert!(answers(&go_answer("orders", "Orders")).len() == 1, "names ignore case, texts do not");
+        assert!(
+            answers(&go_answer("orders", "Orders")).len() == 1,
+            "names ignore case, texts do not"
+        );
         assert_eq!(answers(&go_answer("orders", "Orders"))[0].app_id, "Orders");
     }
 

@@ -74,8 +74,8 @@ impl MdnsResolver {
             .parse()
             .map_err(|_| InitError(format!("failed to parse given IP: {}", info.address)))?;
         let address = SocketAddr::new(ip, info.internal_port);
-        let service = Service::new(&info.app_id, &host_name(&info), std::process::id(), address)
-            .map_err(InitError)?;
+        let service =
+            Service::new(&info.app_id, &host_name(&info), std::process::id(), address).map_err(InitError)?;
         let multicast = Multicast::open()
             .map_err(|error| InitError(format!("multicast DNS on UDP port 5353 does not work: {error}")))?;
         let shared = Arc::new(Shared {

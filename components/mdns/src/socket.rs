@@ -112,7 +112,10 @@ fn join_new(socket: &Socket, joined: &mut Vec<Ipv4Addr>) {
         if joined.contains(&ip) {
             continue;
         }
-        let interface = index.map_or(InterfaceIndexOrAddress::Address(ip), InterfaceIndexOrAddress::Index);
+        let interface = index.map_or(
+            InterfaceIndexOrAddress::Address(ip),
+            InterfaceIndexOrAddress::Index,
+        );
         match socket.join_multicast_v4_n(&GROUP, &interface) {
             Ok(()) => joined.push(ip),
             // A second address of an interface: the group is joined, one packet a link is enough.

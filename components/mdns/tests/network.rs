@@ -48,7 +48,11 @@ async fn a_sidecar_is_found_at_once_and_not_after_its_goodbye() {
     let two = MdnsResolver::start(two_info).unwrap();
     let began = Instant::now();
     assert_eq!(one.resolve(&app(&two_id)).await.unwrap(), ["127.0.0.1:5002"]);
-    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(two.resolve(&app(&one_id)).await.unwrap(), ["127.0.0.1:5001"]);
     // Found in the cache.
     let began = Instant::now();
@@ -78,7 +82,10 @@ async fn nobody_answers_within_a_second() {
         assert_eq!(result.unwrap_err().0, format!("couldn't find service: {unknown}"));
     }
     let took = began.elapsed();
-    assert!((Duration::from_millis(950)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_millis(950)..Duration::from_secs(3)).contains(&took),
+        "{took:?}"
+    );
 }
 
 /// Not a test of its own: the process that [`another_process_is_found`] starts.
