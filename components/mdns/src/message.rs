@@ -321,8 +321,14 @@ mod tests {
                 instance: format!("my.host:42.{app_id}.local"),
                 address: Some(address.parse().unwrap()),
             };
-            assert_eq!(answers(&service.answer(7).unwrap()), std::slice::from_ref(&expected));
-            assert_eq!(answers(&service.announcement().unwrap()), std::slice::from_ref(&expected));
+            assert_eq!(
+                answers(&service.answer(7).unwrap()),
+                std::slice::from_ref(&expected)
+            );
+            assert_eq!(
+                answers(&service.announcement().unwrap()),
+                std::slice::from_ref(&expected)
+            );
             let gone = Found {
                 address: None,
                 ..expected
