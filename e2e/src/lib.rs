@@ -1,9 +1,10 @@
 //! Whole-process tests: they start the real binaries on free ports of this machine and talk to them over the
-//! wire. This crate holds what those tests share; it knows no crate of the product, only its binaries, so the
+//! wire. This crate holds what those tests share; of the product it knows its binaries and the wire types, so the
 //! same tests can be pointed at any compatible implementation with `OUTRIGGER_BIN_DIR`.
 //!
 //! Everything here panics with a clear text when the machine lacks something: a test that quietly skips itself
 //! proves nothing.
 
+pub mod grpc;
 pub mod http;
 pub mod process;

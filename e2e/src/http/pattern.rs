@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 
 /// Placeholders whose values vary in every run: name and what they match.
-const SHAPES: [(&str, &str); 7] = [
+const SHAPES: [(&str, &str); 13] = [
     (
         "uuid",
         "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
@@ -23,6 +23,22 @@ const SHAPES: [(&str, &str); 7] = [
     ("port", r"\d{1,5}"),
     ("host-ip", r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]*)"),
     ("version", r"v?\d[0-9A-Za-z.+-]*|edge|unknown"),
+    // Those of the gRPC vectors.
+    ("host", r"\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]*"),
+    (
+        "go-time",
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? [+-]\d{4} \S+(?: m=\S+)?",
+    ),
+    (
+        "http-date",
+        r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z][a-z] \d{4} \d\d:\d\d:\d\d GMT",
+    ),
+    ("trace-bin", "[A-Za-z0-9+/=]+"),
+    ("ignored", ".*"),
+    (
+        "not resolved",
+        "couldn't find service: .+|timeout waiting for address for app id .+",
+    ),
 ];
 
 /// The values of this run, by name of their placeholder: `app-port`, `app-port:callee`, `tmp`, `hostname`, ...

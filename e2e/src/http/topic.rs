@@ -1,4 +1,5 @@
-//! One file of vectors: starts each setup once, runs its cases, holds the outcome against the exceptions.
+//! One file of vectors: starts each setup once, runs its cases, holds the outcome against the exceptions. The gRPC
+//! vectors are judged by the same rules, see [`Replay`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,12 +26,57 @@ struct Wishes {
 /// The outcome of a case: its differences.
 type Outcome = (String, Vec<String>);
 
+/// Running processes on which cases of one kind of vector are performed.
+pub(crate) trait Replay: Sized + Send {
+    /// What cases must be equal in to share processes.
+    fn processes_of(case: &Value) -> String;
+
+    /// Starts the processes for cases that share them.
+    fn start(cases: &[Value]) -> impl Future<Output = Result<Self, String>> + Send;
+
+    /// Performs one case; returns the differences.
+    fn perform(&mut self, case: &Value) -> impl Future<Output = Vec<String>> + Send;
+
+    /// The logs of sidecars that have ended, if any has.
+    fn ended(&mut self) -> Option<String>;
+
+    /// The logs of all sidecars.
+    fn logs(&mut self) -> String;
+}
+
+impl Replay for Group {
+    fn processes_of(case: &Value) -> String {
+        case["setup"].to_string()
+    }
+
+    async fn start(cases: &[Value]) -> Result<Self, String> {
+        Self::start(&cases[0]["setup"]).await
+    }
+
+    async fn perform(&mut self, case: &Value) -> Vec<String> {
+        steps::run(self, case).await
+    }
+
+    fn ended(&mut self) -> Option<String> {
+        Self::ended(self)
+    }
+
+    fn logs(&mut self) -> String {
+        Self::logs(self)
+    }
+}
+
 /// Runs all cases of `folder`/`topic`.json against the `daprd` binary, with the exceptions in `exceptions`.
 ///
 /// # Panics
 /// With every difference if a case that is no exception fails, if an exception passes, or if an exception names no
 /// case of the topic's files.
 pub async fn check(folder: &Path, topic: &str, exceptions: &Path) {
+    check_on::<Group>(folder, topic, exceptions).await;
+}
+
+/// As [`check`], for any kind of vector.
+pub(crate) async fn check_on<R: Replay>(folder: &Path, topic: &str, exceptions: &Path) {
     let wishes = Wishes {
         filter: std::env::var("OUTRIGGER_GOLDEN_FILTER")
             .ok()
@@ -47,7 +93,7 @@ pub async fn check(folder: &Path, topic: &str, exceptions: &Path) {
     if let Some(filter) = &wishes.filter {
         cases.retain(|case| id(case).contains(filter.as_str()) || topic == filter);
     }
-    let outcomes = run(cases, &wishes).await;
+    let outcomes = run::<R>(cases, &wishes).await;
     judge(topic, &exceptions, &outcomes);
 }
 
@@ -120,22 +166,24 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()))
 }
 
-fn cases(folder: &Path, topic: &str) -> Vec<Value> {
+/// The cases of a topic, as written.
+pub(crate) fn cases(folder: &Path, topic: &str) -> Vec<Value> {
     let path = folder.join(format!("{topic}.json"));
     serde_json::from_str(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn id(case: &Value) -> &str {
+/// The id of a case.
+pub(crate) fn id(case: &Value) -> &str {
     case["id"].as_str().expect("every case has an id")
 }
 
-/// Cases with an equal setup, in the order of the file.
-fn groups(cases: Vec<Value>) -> Vec<Vec<Value>> {
+/// Cases that share processes, in the order of the file.
+fn groups<R: Replay>(cases: Vec<Value>) -> Vec<Vec<Value>> {
     let mut place: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: Vec<Vec<Value>> = Vec::new();
     for case in cases {
         let next = groups.len();
-        let index = *place.entry(case["setup"].to_string()).or_insert(next);
+        let index = *place.entry(R::processes_of(&case)).or_insert(next);
         if index == next {
             groups.push(Vec::new());
         }
@@ -144,28 +192,28 @@ fn groups(cases: Vec<Value>) -> Vec<Vec<Value>> {
     groups
 }
 
-async fn run(cases: Vec<Value>, wishes: &Wishes) -> Vec<Outcome> {
+async fn run<R: Replay>(cases: Vec<Value>, wishes: &Wishes) -> Vec<Outcome> {
     let order: Vec<String> = cases.iter().map(|c| id(c).to_owned()).collect();
     let wishes = Arc::new(wishes.clone());
     let mut tasks = JoinSet::new();
-    for group in groups(cases) {
+    for group in groups::<R>(cases) {
         let wishes = Arc::clone(&wishes);
-        tasks.spawn(async move { run_group(&group, &wishes).await });
+        tasks.spawn(async move { run_group::<R>(&group, &wishes).await });
     }
     let mut outcomes: Vec<Outcome> = tasks.join_all().await.into_iter().flatten().collect();
     outcomes.sort_by_key(|(id, _)| order.iter().position(|o| o == id));
     outcomes
 }
 
-async fn run_group(cases: &[Value], wishes: &Wishes) -> Vec<Outcome> {
+async fn run_group<R: Replay>(cases: &[Value], wishes: &Wishes) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
-    let mut group = None;
+    let mut group: Option<R> = None;
     let mut starts = 0;
     for case in cases {
         let id = id(case).to_owned();
         if group.is_none() && starts <= RESTARTS {
             starts += 1;
-            match Group::start(&case["setup"]).await {
+            match R::start(cases).await {
                 Ok(started) => group = Some(started),
                 // Each try costs a full readiness limit; what does not start once will not start later.
                 Err(problem) => {
@@ -182,7 +230,7 @@ async fn run_group(cases: &[Value], wishes: &Wishes) -> Vec<Outcome> {
             ));
             continue;
         };
-        let mut differences = steps::run(running, case).await;
+        let mut differences = running.perform(case).await;
         let meant_to_end = case["steps"]
             .as_array()
             .is_some_and(|s| s.iter().any(|s| s["send"].get("exit_of").is_some()));
@@ -270,7 +318,7 @@ mod tests {
             case("b", json!({"x": 2})),
             case("c", json!({"x": 1})),
         ];
-        let groups = groups(all);
+        let groups = groups::<Group>(all);
         let ids: Vec<Vec<&str>> = groups.iter().map(|g| g.iter().map(id).collect()).collect();
         assert_eq!(ids, [vec!["a", "c"], vec!["b"]]);
     }

@@ -1,0 +1,423 @@
+//! What is running for all cases of one setup.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::app::{Answers, GrpcApp};
+use super::frame::BYTES;
+use super::vector::{Setup, SidecarSetup, fill_in, processes_of};
+use crate::http::app::{Call, FakeApp};
+use crate::http::pattern::Values;
+use crate::http::vector::Script;
+use crate::process::{Daprd, DaprdOptions, Exclusive, RedisServer, exclusive};
+
+/// Statuses of `/v1.0/healthz` that mean "up": the rest is said by token checks.
+const READY: [u16; 4] = [204, 400, 401, 403];
+/// How many setups run at the same time in one test process.
+static RUNNING: Semaphore = Semaphore::const_new(4);
+/// App ids that sidecars of several setups look for by multicast, which reaches all of them.
+const LOOKED_FOR: [&str; 5] = ["galpha", "halpha", "breaks", "slow", "callee"];
+/// Headers of a call to an HTTP app that belong to the connection or to the client.
+const HTTP_LEFT_OUT: [&str; 5] = [
+    "user-agent",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+];
+
+/// A fake app of either kind.
+#[derive(Debug)]
+pub enum App {
+    /// Called by gRPC.
+    Grpc(GrpcApp),
+    /// Called by HTTP.
+    Http(FakeApp),
+}
+
+impl App {
+    async fn start(sidecar: &SidecarSetup) -> Option<Self> {
+        let setup = sidecar.app.as_ref()?;
+        if setup.kind == "grpc" {
+            return Some(Self::Grpc(
+                GrpcApp::app(&sidecar.app_id, setup.startup.clone()).await,
+            ));
+        }
+        let app = FakeApp::start(&sidecar.app_id).await;
+        app.set_standing(scripts(&setup.startup));
+        Some(Self::Http(app))
+    }
+
+    fn port(&self) -> u16 {
+        match self {
+            Self::Grpc(app) => app.port(),
+            Self::Http(app) => app.port(),
+        }
+    }
+
+    fn script(&self, answers: &Answers) {
+        match self {
+            Self::Grpc(app) => app.script(answers.clone()),
+            Self::Http(app) => app.script(scripts(answers)),
+        }
+    }
+
+    fn call_count(&self) -> usize {
+        match self {
+            Self::Grpc(app) => app.call_count(),
+            Self::Http(app) => app.call_count(),
+        }
+    }
+
+    fn take_calls(&self) -> Vec<Value> {
+        match self {
+            Self::Grpc(app) => app.take_calls(),
+            Self::Http(app) => {
+                let calls = app.take_calls();
+                // Health probes go on all the time; the vectors do not show them.
+                calls
+                    .iter()
+                    .filter(|c| c.path != "/healthz")
+                    .map(http_call)
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Everything one setup names, running. Ends when dropped.
+#[derive(Debug)]
+pub struct Group {
+    sidecars: Vec<Daprd>,
+    apps: Vec<(String, App)>,
+    redis: Option<RedisServer>,
+    values: Values,
+    start_calls: Vec<Value>,
+    _alone: Option<Exclusive>,
+    _permit: SemaphorePermit<'static>,
+    _tmp: TempDir,
+}
+
+impl Group {
+    /// Starts what the setup of the first of the cases says and waits as long as the most patient one asks.
+    ///
+    /// # Errors
+    /// Which sidecar did not come up, with its log; or what the setup needs and is not there yet.
+    ///
+    /// # Panics
+    /// If this machine lacks something: a binary, Redis, space for files.
+    pub async fn start(cases: &[Value]) -> Result<Self, String> {
+        let first = processes_of(&cases[0]);
+        let mut setup = first.clone();
+        if let Some(members) = setup.as_object_mut() {
+            members.remove("only");
+        }
+        let setup: Setup = serde_json::from_value(setup).expect("setups have the members the README says");
+        if let Some(service) = missing_service(&setup) {
+            return Err(format!("the service {service} cannot be started yet"));
+        }
+        let looked_for = |s: &SidecarSetup| LOOKED_FOR.contains(&s.app_id.as_str());
+        let alone = if setup.sidecars.len() > 1 || setup.sidecars.iter().any(looked_for) {
+            Some(exclusive("mdns").await)
+        } else {
+            None
+        };
+        // After the wait above, so that those who wait for each other do not hold up the others.
+        let permit = RUNNING.acquire().await.expect("the semaphore is never closed");
+        let tmp = tempfile::tempdir().expect("temporary folders can be made");
+        let mut apps = Vec::new();
+        let mut names = BTreeMap::new();
+        let needs = |service: &str| setup.services.iter().any(|s| s == service);
+        let redis = if needs("redis") {
+            let folder = tmp.path().join("redis");
+            std::fs::create_dir(&folder).expect("temporary folders can be made");
+            let redis = RedisServer::start(&folder).await;
+            names.insert("redis-port".to_owned(), redis.port().to_string());
+            Some(redis)
+        } else {
+            None
+        };
+        if needs("fake-internal") {
+            let internal = GrpcApp::internal("fake-internal").await;
+            names.insert("fake-internal-port".to_owned(), internal.port().to_string());
+            apps.push(("fake-internal".to_owned(), App::Grpc(internal)));
+        }
+        let mut sidecars = Vec::new();
+        for sidecar in &setup.sidecars {
+            let app = App::start(sidecar).await;
+            sidecars.push(start_sidecar(sidecar, app.as_ref(), tmp.path(), &mut names)?);
+            apps.extend(app.map(|app| (sidecar.app_id.clone(), app)));
+        }
+        for sidecar in &mut sidecars {
+            sidecar.try_ready(&READY).await?;
+        }
+        let settle = cases
+            .iter()
+            .filter_map(|c| c["setup"]["settle_ms"].as_u64())
+            .max();
+        tokio::time::sleep(Duration::from_millis(settle.unwrap_or_default())).await;
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        names.insert("hostname".to_owned(), hostname.trim().to_owned());
+        let mut group = Self {
+            sidecars,
+            apps,
+            redis,
+            values: Values::new(names),
+            start_calls: Vec::new(),
+            _alone: alone,
+            _permit: permit,
+            _tmp: tmp,
+        };
+        group.start_calls = group.take_calls();
+        Ok(group)
+    }
+
+    /// Makes the apps answer as a case says, and forgets what they were asked before.
+    pub fn begin_case(&mut self, answers: &BTreeMap<String, Answers>) {
+        for (name, app) in &self.apps {
+            app.script(answers.get(name).unwrap_or(&Answers::new()));
+        }
+        self.take_calls();
+    }
+
+    /// Values for `<name>` in recorded results.
+    #[must_use]
+    pub fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// What the apps got before the first step.
+    #[must_use]
+    pub fn start_calls(&self) -> &[Value] {
+        &self.start_calls
+    }
+
+    /// The sidecar with that app id, or the first.
+    ///
+    /// # Panics
+    /// If there is none with that id.
+    #[must_use]
+    pub fn sidecar(&self, app_id: Option<&str>) -> &Daprd {
+        let index = app_id.map_or(Some(0), |id| self.sidecars.iter().position(|s| s.app_id() == id));
+        &self.sidecars[index.expect("vectors name sidecars of their setup")]
+    }
+
+    /// Redis, if the setup has one.
+    #[must_use]
+    pub fn redis(&self) -> Option<&RedisServer> {
+        self.redis.as_ref()
+    }
+
+    /// How many calls the apps got since they were last taken.
+    #[must_use]
+    pub fn call_count(&self) -> usize {
+        self.apps.iter().map(|(_, app)| app.call_count()).sum()
+    }
+
+    /// The calls all apps got since they were last taken.
+    pub fn take_calls(&mut self) -> Vec<Value> {
+        self.apps.iter().flat_map(|(_, app)| app.take_calls()).collect()
+    }
+
+    /// The logs of sidecars that have ended, if any has.
+    pub fn ended(&mut self) -> Option<String> {
+        let ended = self.sidecars.iter_mut().filter_map(|sidecar| {
+            let status = sidecar.process().exited()?;
+            let log = sidecar.process().log_tail();
+            Some(format!("sidecar {} has ended: {status}\n{log}", sidecar.app_id()))
+        });
+        ended.reduce(|a, b| format!("{a}\n{b}"))
+    }
+
+    /// The logs of all sidecars, for people.
+    pub fn logs(&mut self) -> String {
+        let logs = self.sidecars.iter_mut().map(|s| s.process().log_tail());
+        logs.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A service that belongs to a later issue.
+fn missing_service(setup: &Setup) -> Option<&str> {
+    let there = ["redis", "fake-internal"];
+    let mut services = setup.services.iter().map(String::as_str);
+    services.find(|s| !there.contains(s))
+}
+
+fn start_sidecar(
+    sidecar: &SidecarSetup,
+    app: Option<&App>,
+    tmp: &Path,
+    names: &mut BTreeMap<String, String>,
+) -> Result<Daprd, String> {
+    let dir = tmp.join(format!("sidecar-{}", sidecar.app_id));
+    names.insert("dir".to_owned(), dir.display().to_string());
+    if let Some(app) = app {
+        names.insert("app-port".to_owned(), app.port().to_string());
+    }
+    for (name, text) in &sidecar.files {
+        let bytes = match text.strip_prefix(BYTES) {
+            Some(encoded) => super::frame::unbase64(encoded).ok_or("base64 of a file")?,
+            None => text.clone().into_bytes(),
+        };
+        let path = dir.join(name);
+        let parent = path.parent().expect("a joined path has a parent");
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(&path, bytes))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    let filled = |text: &String| {
+        let mut value = Value::from(text.as_str());
+        fill_in(&mut value, names);
+        value.as_str().unwrap_or_default().to_owned()
+    };
+    let options = DaprdOptions {
+        app_id: sidecar.app_id.clone(),
+        app_port: app.map(App::port),
+        app_protocol: sidecar.app.as_ref().map(|a| a.kind.clone()),
+        resources: sidecar.resources.iter().map(filled).collect(),
+        config: sidecar.config.as_ref().map(filled),
+        flags: sidecar.flags.iter().map(filled).collect(),
+        env: sidecar.env.iter().map(|(k, v)| (k.clone(), filled(v))).collect(),
+    };
+    Ok(Daprd::start(&options, &dir))
+}
+
+/// Answers of an HTTP app (`/path` or `VERB /path`) as that app takes them.
+fn scripts(answers: &Answers) -> Vec<Script> {
+    let mut scripts = Vec::new();
+    for (key, answer) in answers {
+        let (method, path) = key.split_once(' ').unwrap_or(("*", key));
+        let turns = answer
+            .as_array()
+            .map_or_else(|| vec![answer], |a| a.iter().collect());
+        for turn in turns {
+            let mut script = turn.clone();
+            script["method"] = method.into();
+            script["path"] = path.into();
+            let bytes = turn["body"].as_str().and_then(|b| b.strip_prefix(BYTES));
+            if let (Some(encoded), Some(members)) = (bytes, script.as_object_mut()) {
+                members.remove("body");
+                members.insert("body_b64".to_owned(), encoded.into());
+            }
+            scripts.push(serde_json::from_value(script).expect("answers have the members the README says"));
+        }
+    }
+    scripts
+}
+
+/// A call to an HTTP app as the vectors write it.
+fn http_call(call: &Call) -> Value {
+    let mut headers: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (name, value) in &call.headers {
+        if !HTTP_LEFT_OUT.contains(&name.as_str()) {
+            headers
+                .entry(canonical(name))
+                .or_default()
+                .push(value.as_str().into());
+        }
+    }
+    let headers = headers.into_iter().map(|(name, mut values)| {
+        let value = if values.len() == 1 {
+            values.remove(0)
+        } else {
+            Value::Array(values)
+        };
+        (name, value)
+    });
+    let (path, query) = match call.path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (call.path.as_str(), None),
+    };
+    let mut out = json!({
+        "app": call.app,
+        "call": format!("{} {path}", call.method),
+        "headers": Value::Object(headers.collect()),
+        "body": match std::str::from_utf8(&call.body) {
+            Ok(text) => text.to_owned(),
+            Err(_) => format!("{BYTES}{}", super::frame::base64(&call.body)),
+        },
+    });
+    if let Some(query) = query {
+        out["query"] = query.into();
+    }
+    out
+}
+
+/// The recorded calls without what [`http_call`] leaves out.
+#[must_use]
+pub fn without_framing(mut calls: Vec<Value>) -> Vec<Value> {
+    for call in &mut calls {
+        if let Some(headers) = call["headers"].as_object_mut() {
+            headers.retain(|name, _| !HTTP_LEFT_OUT.contains(&name.to_ascii_lowercase().as_str()));
+        }
+    }
+    calls
+}
+
+/// A header name as Go writes it, the way it was recorded.
+fn canonical(name: &str) -> String {
+    let mut start = true;
+    let letter = |c: char| {
+        let out = if start { c.to_ascii_uppercase() } else { c };
+        start = c == '-';
+        out
+    };
+    name.chars().map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_http_apps_are_scripts() {
+        let answers = json!({
+            "/items": [{"status": 500}, {"status": 200, "body": "base64:AAE="}],
+            "PUT /x": {"status": 204, "headers": {"X-A": ["1", "2"]}},
+        });
+        let scripts = scripts(&serde_json::from_value(answers).unwrap());
+        let short: Vec<_> = scripts
+            .iter()
+            .map(|s| (s.method.as_str(), s.path.as_str(), s.status, s.body.bytes()))
+            .collect();
+        assert_eq!(
+            short,
+            [
+                ("*", "/items", 500, None),
+                ("*", "/items", 200, Some(vec![0, 1])),
+                ("PUT", "/x", 204, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn http_calls_are_written_like_the_recorded_ones() {
+        let call = Call {
+            app: "a".into(),
+            method: "GET".into(),
+            path: "/m?q=1".into(),
+            headers: [
+                ("x-dapr-id", "1"),
+                ("x-dapr-id", "2"),
+                ("user-agent", "u"),
+                ("host", "h"),
+            ]
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .to_vec(),
+            body: b"b".to_vec(),
+        };
+        let written = json!({
+            "app": "a", "call": "GET /m", "query": "q=1", "body": "b",
+            "headers": {"X-Dapr-Id": ["1", "2"], "Host": "h"},
+        });
+        assert_eq!(http_call(&call), written);
+        let mut recorded = written.clone();
+        recorded["headers"]["Content-Length"] = "1".into();
+        assert_eq!(without_framing(vec![recorded]), [written]);
+    }
+}
