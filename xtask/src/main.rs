@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod demo;
 mod setup;
 mod workspace;
 
@@ -34,6 +35,8 @@ enum Task {
     Ci(ci::CiArgs),
     /// Install what checks and tests need: cargo-deny, Redis, the official Python and JavaScript SDKs
     Setup,
+    /// Two apps on official SDKs with our sidecars: builds them, runs them and shows what happens
+    Demo(demo::DemoArgs),
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
     Bench(bench::BenchArgs),
     #[command(hide = true)]
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match task {
         Task::Ci(args) => ci::run(&args),
         Task::Setup => setup::run(),
+        Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),

@@ -94,7 +94,8 @@ fn cargo_deny(root: &Path) -> Result<bool> {
     stamp.leave()
 }
 
-fn python(root: &Path) -> Result<bool> {
+/// The Python SDK in `.cache/venv`; whether it was installed just now.
+pub(crate) fn python(root: &Path) -> Result<bool> {
     let requirements = root.join("e2e/sdk/python/requirements.txt");
     let stamp = Stamp::new(
         root.join(".cache/venv/outrigger.stamp"),
