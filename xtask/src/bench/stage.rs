@@ -114,7 +114,9 @@ impl Stage {
             folder,
         };
         if stage.daprd.is_some() {
-            if let Some(redis) = stage.start_redis()? {
+            if wants_store(args)
+                && let Some(redis) = stage.start_redis()?
+            {
                 others.push(redis);
             }
             stage.start_sidecars(args)?;
@@ -176,24 +178,23 @@ impl Stage {
         }
         fs::write(self.folder.path().join("config.yaml"), configuration)?;
         let mut ports = Vec::new();
-        for (name, app_port) in [
+        let names = [
             ("daprd called", Some(self.app_port)),
             ("daprd caller", None),
             ("daprd store", Some(self.app_port)),
-        ] {
-            let (process, address) = self.start_sidecar(name, app_port)?;
+        ];
+        for (name, app_port) in &names[..if wants_store(args) { 3 } else { 2 }] {
+            let (process, address) = self.start_sidecar(name, *app_port)?;
             ports.push(address);
             self.servers.push(Server { name, process });
         }
-        (self.caller, self.store) = (Some(ports[1]), Some(ports[2]));
+        (self.caller, self.store) = (ports.get(1).copied(), ports.get(2).copied());
         self.settle()
     }
 
     /// Waits until the caller finds the called app and the stores hold the value that is read.
     fn settle(&self) -> Result<()> {
-        let (Some(caller), Some(store)) = (self.caller, self.store) else {
-            return Ok(());
-        };
+        let Some(caller) = self.caller else { return Ok(()) };
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let answer = exchange(caller.http, "POST", "/v1.0/invoke/bench-called/method/echo", "{}");
@@ -205,6 +206,7 @@ impl Stage {
                 _ => thread::sleep(Duration::from_millis(50)),
             }
         }
+        let Some(store) = self.store else { return Ok(()) };
         for name in ["state-memory", "state-sqlite"] {
             let body = format!(r#"[{{"key":"key","value":"{}"}}]"#, "v".repeat(1022));
             let answer = exchange(store.http, "POST", &format!("/v1.0/state/{name}"), &body)?;
@@ -369,7 +371,7 @@ impl Stage {
             ),
         ];
         let mut more = Vec::new();
-        if let (Some(caller), Some(store)) = (self.caller, self.store) {
+        if let Some(caller) = self.caller {
             let pair = ["daprd caller", "daprd called"];
             more.push(post(
                 "invoke",
@@ -377,6 +379,8 @@ impl Stage {
                 "/v1.0/invoke/bench-called/method/echo",
                 &pair,
             ));
+        }
+        if let Some(store) = self.store {
             for (name, path) in [
                 ("state get memory", "/v1.0/state/state-memory/key"),
                 ("state get sqlite", "/v1.0/state/state-sqlite/key"),
@@ -409,6 +413,20 @@ impl Stage {
         cases.append(&mut more);
         cases
     }
+}
+
+/// Whether a case is chosen that needs components.
+fn wants_store(args: &BenchArgs) -> bool {
+    const CASES: [&str; 4] = [
+        "state get memory",
+        "state get sqlite",
+        "publish memory",
+        "publish redis",
+    ];
+    args.only.is_empty()
+        || CASES
+            .iter()
+            .any(|case| args.only.iter().any(|part| case.contains(part.as_str())))
 }
 
 fn local(port: u16) -> SocketAddr {
