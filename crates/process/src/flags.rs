@@ -191,7 +191,7 @@ impl Values {
         let value = parse_value(flag.kind, text).map_err(|cause| {
             UsageError(format!(
                 "invalid argument {} for \"--{}\" flag: {cause}",
-                numbers::quote(text),
+                crate::quote::quote(text),
                 flag.name
             ))
         })?;

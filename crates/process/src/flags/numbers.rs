@@ -1,25 +1,6 @@
 //! Scalars as Go's `strconv` and `encoding/csv` read them, with their error texts.
 
-/// Go's `%q` for a value in a message.
-pub(super) fn quote(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            // Writing to a String cannot fail.
-            c if c.is_control() => drop(write!(out, "\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
+use crate::quote::quote;
 
 pub(super) fn parse_bool(text: &str) -> Result<bool, String> {
     match text {

@@ -1,0 +1,133 @@
+//! One log line as text or JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::quote::push_quoted;
+
+/// A field's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Bool(bool),
+    /// Digits as they stand in JSON.
+    Number(String),
+}
+
+impl Value {
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Number(text) => text,
+            Self::Bool(value) => value.to_string(),
+        }
+    }
+}
+
+/// Fields, sorted by name.
+#[derive(Debug, Default)]
+pub(super) struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    pub(super) fn set(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
+/// RFC 3339 in the local zone, nanoseconds without trailing zeros.
+pub(super) fn now() -> String {
+    let now = jiff::ZonedDateTime::now();
+    let mut time = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let nanos = now.subsec_nanosecond();
+    if nanos > 0 {
+        let digits = format!("{nanos:09}");
+        let _ = write!(time, ".{}", digits.trim_end_matches('0'));
+    }
+    match now.offset().seconds() {
+        0 => time.push('Z'),
+        seconds => {
+            let sign = if seconds < 0 { '-' } else { '+' };
+            let minutes = seconds.abs() / 60;
+            let _ = write!(time, "{sign}{:02}:{:02}", minutes / 60, minutes % 60);
+        }
+    }
+    time
+}
+
+/// `time="…" level=info msg="…" name=value …`
+pub(super) fn text(fields: &Fields, time: &str, level: &str, message: &str) -> String {
+    let mut line = String::with_capacity(192 + message.len());
+    line.push_str("time=");
+    push_value(&mut line, time);
+    line.push_str(" level=");
+    line.push_str(level);
+    line.push_str(" msg=");
+    push_value(&mut line, message);
+    for (name, value) in &fields.0 {
+        line.push(' ');
+        line.push_str(name);
+        line.push('=');
+        match value {
+            Value::Text(text) => push_value(&mut line, text),
+            Value::Number(digits) => push_value(&mut line, digits),
+            Value::Bool(value) => line.push_str(if *value { "true" } else { "false" }),
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// Quotes a value unless it is plain; an empty one is plain.
+fn push_value(line: &mut String, value: &str) {
+    let is_plain = value
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._/@^+".contains(&b));
+    if is_plain {
+        line.push_str(value);
+    } else {
+        push_quoted(line, value);
+    }
+}
+
+/// One JSON object with sorted keys.
+pub(super) fn json(mut fields: Fields, time: &str, level: &str, message: &str) -> String {
+    for (name, text) in [("time", time), ("level", level), ("msg", message)] {
+        fields.set(name, Value::Text(text.to_owned()));
+    }
+    let mut line = String::with_capacity(224 + message.len());
+    line.push('{');
+    for (i, (name, value)) in fields.0.iter().enumerate() {
+        if i > 0 {
+            line.push(',');
+        }
+        push_json(&mut line, name);
+        line.push(':');
+        match value {
+            Value::Text(text) => push_json(&mut line, text),
+            Value::Number(digits) => line.push_str(digits),
+            Value::Bool(value) => line.push_str(if *value { "true" } else { "false" }),
+        }
+    }
+    line.push_str("}\n");
+    line
+}
+
+/// A JSON string with Go's HTML-safe escapes.
+fn push_json(line: &mut String, text: &str) {
+    line.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            '\u{8}' => line.push_str("\\b"),
+            '\u{c}' => line.push_str("\\f"),
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
+                let _ = write!(line, "\\u{:04x}", u32::from(c));
+            }
+            c => line.push(c),
+        }
+    }
+    line.push('"');
+}
