@@ -14,5 +14,5 @@ async fn the_store_keeps_every_promise() {
 #[tokio::test(start_paused = true)]
 async fn the_broker_keeps_every_promise() {
     let broker = Arc::new(MemoryPubSub::new(&init_context("ps", [])));
-    pubsub::suite(broker, "topic-").await;
+    pubsub::suite(broker, "topic-", pubsub::Order::Kept).await;
 }

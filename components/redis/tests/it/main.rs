@@ -1,0 +1,7 @@
+//! Against a real Redis: Debian's `redis-server`, started on a free port.
+
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+mod streams;
