@@ -114,12 +114,21 @@ impl Link {
     ///
     /// # Errors
     /// Why the server cannot be reached.
-    pub(crate) async fn connect(&self, answer: Option<Duration>) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn connect(
+        &self,
+        answer: Option<Duration>,
+    ) -> Result<MultiplexedConnection, RedisError> {
         let (host, port) = match &self.settings.sentinel {
             None => self.settings.hosts[0].clone(),
             Some(_) => self.master().await?,
         };
-        let client = self.client(host, port, &self.settings.username, &self.settings.password, self.settings.database)?;
+        let client = self.client(
+            host,
+            port,
+            &self.settings.username,
+            &self.settings.password,
+            self.settings.database,
+        )?;
         client
             .get_multiplexed_async_connection_with_config(&self.config(answer))
             .await
@@ -143,7 +152,13 @@ impl Link {
                 command
                     .query_async::<Option<(String, u16)>>(&mut connection)
                     .await?
-                    .ok_or_else(|| (ErrorKind::MasterNameNotFoundBySentinel, "unknown sentinelMasterName").into())
+                    .ok_or_else(|| {
+                        (
+                            ErrorKind::MasterNameNotFoundBySentinel,
+                            "unknown sentinelMasterName",
+                        )
+                            .into()
+                    })
             };
             match asked.await {
                 Ok(master) => return Ok(master),
@@ -159,7 +174,14 @@ impl Link {
             .set_response_timeout(answer)
     }
 
-    fn client(&self, host: String, port: u16, username: &str, password: &str, database: i64) -> Result<Client, RedisError> {
+    fn client(
+        &self,
+        host: String,
+        port: u16,
+        username: &str,
+        password: &str,
+        database: i64,
+    ) -> Result<Client, RedisError> {
         let address = match &self.settings.tls {
             None => ConnectionAddr::Tcp(host, port),
             Some(tls) => ConnectionAddr::TcpTls {
@@ -226,7 +248,9 @@ impl Request<'_> {
 
 /// Whether the connection is of no use any more.
 pub(crate) fn is_lost(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.is_connection_refusal() || error.is_io_error() && !error.is_timeout()
+    error.is_connection_dropped()
+        || error.is_connection_refusal()
+        || error.is_io_error() && !error.is_timeout()
 }
 
 fn is_passing(error: &RedisError) -> bool {
@@ -262,8 +286,14 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
         for full in [100, 200, 350, 350] {
             let pause = backoff.next();
-            assert!(pause >= Duration::from_millis(full / 2) && pause <= Duration::from_millis(full), "{pause:?}");
+            assert!(
+                pause >= Duration::from_millis(full / 2) && pause <= Duration::from_millis(full),
+                "{pause:?}"
+            );
         }
-        assert_eq!(Backoff::new(Duration::ZERO, Duration::from_secs(1)).next(), Duration::ZERO);
+        assert_eq!(
+            Backoff::new(Duration::ZERO, Duration::from_secs(1)).next(),
+            Duration::ZERO
+        );
     }
 }

@@ -53,7 +53,9 @@ impl Options {
         let mut millis = |name: &str, default: u64| {
             strict
                 .duration(name)
-                .map_or(Duration::from_millis(default), |given| given.to_std().unwrap_or_default())
+                .map_or(Duration::from_millis(default), |given| {
+                    given.to_std().unwrap_or_default()
+                })
         };
         let processing_timeout = millis("processingTimeout", 60_000);
         let redeliver_interval = millis("redeliverInterval", 15_000);
@@ -240,7 +242,12 @@ mod tests {
         assert_eq!(options.redeliver_interval, Duration::from_secs(2));
         assert!(!decode([("processingTimeout", "0")]).unwrap().redelivers());
         assert!(!decode([("redeliverInterval", "0")]).unwrap().redelivers());
-        let error = decode([("queueDepth", "many"), ("concurrency", "-1")]).unwrap_err().0;
-        assert!(error.contains("queueDepth") && error.contains("concurrency"), "{error}");
+        let error = decode([("queueDepth", "many"), ("concurrency", "-1")])
+            .unwrap_err()
+            .0;
+        assert!(
+            error.contains("queueDepth") && error.contains("concurrency"),
+            "{error}"
+        );
     }
 }

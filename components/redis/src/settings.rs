@@ -108,9 +108,16 @@ impl Settings {
                 .unwrap_or(Duration::from_secs(5)),
             read_timeout: match strict.duration("readTimeout") {
                 Some(given) if given < GoDuration::ZERO => None,
-                given => Some(given.and_then(GoDuration::positive).unwrap_or(Duration::from_secs(3))),
+                given => Some(
+                    given
+                        .and_then(GoDuration::positive)
+                        .unwrap_or(Duration::from_secs(3)),
+                ),
             },
-            retries: match strict.integer("redisMaxRetries").or_else(|| strict.integer("maxRetries")) {
+            retries: match strict
+                .integer("redisMaxRetries")
+                .or_else(|| strict.integer("maxRetries"))
+            {
                 None | Some(0) => 3,
                 Some(given) => u32::try_from(given).unwrap_or(0),
             },
@@ -121,7 +128,13 @@ impl Settings {
         for name in ["poolSize", "minIdleConns"] {
             strict.integer(name);
         }
-        for name in ["writeTimeout", "poolTimeout", "maxConnAge", "idleCheckFrequency", "idleTimeout"] {
+        for name in [
+            "writeTimeout",
+            "poolTimeout",
+            "maxConnAge",
+            "idleCheckFrequency",
+            "idleTimeout",
+        ] {
             strict.duration(name);
         }
         let entra = ["useEntraID", "useAzureAD"].map(|name| strict.boolean(name) == Some(true));
@@ -139,7 +152,11 @@ impl Settings {
                 )));
             }
         }
-        if settings.sentinel.as_ref().is_some_and(|sentinel| sentinel.master.is_empty()) {
+        if settings
+            .sentinel
+            .as_ref()
+            .is_some_and(|sentinel| sentinel.master.is_empty())
+        {
             return Err(InitError::new(
                 "redis client configuration error: failover: true needs sentinelMasterName",
             ));
@@ -149,7 +166,11 @@ impl Settings {
 
     /// The addresses as one text, for messages.
     pub(crate) fn host_text(&self) -> String {
-        let hosts: Vec<String> = self.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        let hosts: Vec<String> = self
+            .hosts
+            .iter()
+            .map(|(host, port)| format!("{host}:{port}"))
+            .collect();
         hosts.join(",")
     }
 }
@@ -227,7 +248,10 @@ impl<'a> Strict<'a> {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
             "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
             text => {
-                self.refuse(name, &format!("strconv.ParseBool: parsing {text:?}: invalid syntax"));
+                self.refuse(
+                    name,
+                    &format!("strconv.ParseBool: parsing {text:?}: invalid syntax"),
+                );
                 None
             }
         }
@@ -239,7 +263,10 @@ impl<'a> Strict<'a> {
         match go_integer(text, 10).map(i64::try_from) {
             Ok(Ok(value)) => Some(value),
             _ => {
-                self.refuse(name, &format!("strconv.ParseInt: parsing {text:?}: invalid syntax"));
+                self.refuse(
+                    name,
+                    &format!("strconv.ParseInt: parsing {text:?}: invalid syntax"),
+                );
                 None
             }
         }
@@ -258,7 +285,11 @@ impl<'a> Strict<'a> {
     pub(crate) fn duration(&mut self, name: &str) -> Option<GoDuration> {
         let text = self.text(name)?;
         if let Ok(Ok(millis)) = go_integer(text, 10).map(i64::try_from) {
-            let nanos = if millis < 0 { millis } else { millis.saturating_mul(1_000_000) };
+            let nanos = if millis < 0 {
+                millis
+            } else {
+                millis.saturating_mul(1_000_000)
+            };
             return Some(GoDuration::from_nanos(nanos));
         }
         match GoDuration::parse(text) {
@@ -313,7 +344,10 @@ mod tests {
         assert_eq!(host("[::1]:7", "").unwrap(), "::1:7");
         assert_eq!(host("", "").unwrap(), "localhost:6379");
         let error = host("h:1", "2").unwrap_err().0;
-        assert!(error.starts_with("redis host \"h:1\" already contains port 1, but redisPort is set to 2"), "{error}");
+        assert!(
+            error.starts_with("redis host \"h:1\" already contains port 1, but redisPort is set to 2"),
+            "{error}"
+        );
         for text in ["h:x", ":1", "h:99999"] {
             assert!(host(text, "").unwrap_err().0.contains("redisHost"), "{text}");
         }
@@ -321,7 +355,12 @@ mod tests {
 
     #[test]
     fn plain_integers_are_milliseconds() {
-        let settings = decode(&[("dialTimeout", "250"), ("readTimeout", "2s"), ("redisMinRetryInterval", "-1")]).unwrap();
+        let settings = decode(&[
+            ("dialTimeout", "250"),
+            ("readTimeout", "2s"),
+            ("redisMinRetryInterval", "-1"),
+        ])
+        .unwrap();
         assert_eq!(settings.dial_timeout, Duration::from_millis(250));
         assert_eq!(settings.read_timeout, Some(Duration::from_secs(2)));
         assert_eq!(settings.min_retry_interval, Duration::ZERO);
@@ -348,8 +387,18 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        assert!(decode(&[("redisType", "cluster")]).unwrap_err().0.contains("redisType: cluster"));
-        assert!(decode(&[("useEntraID", "true")]).unwrap_err().0.contains("useEntraID"));
+        assert!(
+            decode(&[("redisType", "cluster")])
+                .unwrap_err()
+                .0
+                .contains("redisType: cluster")
+        );
+        assert!(
+            decode(&[("useEntraID", "true")])
+                .unwrap_err()
+                .0
+                .contains("useEntraID")
+        );
         assert!(decode(&[("redisType", "node")]).is_ok());
         let error = decode(&[("failover", "true")]).unwrap_err().0;
         assert!(error.contains("sentinelMasterName"), "{error}");

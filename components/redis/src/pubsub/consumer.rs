@@ -207,7 +207,9 @@ impl Consumer {
             let Some(page) = self.stop.run_until_cancelled(pending).await.transpose()? else {
                 return Ok(());
             };
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
             from = after(last);
             let is_last = page.len() < self.options.queue_depth;
             let ids: Vec<String> = {

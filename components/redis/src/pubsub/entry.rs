@@ -31,7 +31,9 @@ pub(super) fn message(stream: &str, entry: &StreamId) -> NewMessage {
     });
     NewMessage {
         topic: stream.to_owned(),
-        data: field("data").map(|data| Bytes::copy_from_slice(data)).unwrap_or_default(),
+        data: field("data")
+            .map(|data| Bytes::copy_from_slice(data))
+            .unwrap_or_default(),
         metadata: metadata.unwrap_or_default(),
         content_type: None,
     }
@@ -71,7 +73,9 @@ mod tests {
 
     #[test]
     fn metadata_is_written_as_go_writes_it() {
-        let metadata = [("b", "<1>"), ("a", "ü")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let metadata = [("b", "<1>"), ("a", "ü")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
         assert_eq!(
             String::from_utf8(write_metadata(&metadata)).unwrap(),
             "{\"a\":\"ü\",\"b\":\"\\u003c1\\u003e\"}"

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamClaimReply, StreamId, StreamPendingCountReply, StreamRangeReply, StreamReadReply};
+use redis::streams::{
+    StreamClaimReply, StreamId, StreamPendingCountReply, StreamRangeReply, StreamReadReply,
+};
 use redis::{Cmd, RedisError};
 
 use crate::link::Link;
@@ -21,7 +23,12 @@ impl Group {
     /// Creates the group, and the stream if need be, from the first entry on. It may exist already.
     pub(super) async fn create(&self) -> Result<(), RedisError> {
         let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&self.stream).arg(&self.name).arg("0").arg("MKSTREAM");
+        command
+            .arg("CREATE")
+            .arg(&self.stream)
+            .arg(&self.name)
+            .arg("0")
+            .arg("MKSTREAM");
         match self.link.run::<()>(&command).await {
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
             result => result,
@@ -36,8 +43,15 @@ impl Group {
         block: Duration,
     ) -> Result<Vec<StreamId>, RedisError> {
         let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(&self.name).arg(&self.name).arg("COUNT").arg(count);
-        command.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX));
+        command
+            .arg("GROUP")
+            .arg(&self.name)
+            .arg(&self.name)
+            .arg("COUNT")
+            .arg(count);
+        command
+            .arg("BLOCK")
+            .arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX));
         command.arg("STREAMS").arg(&self.stream).arg(">");
         let reply: Option<StreamReadReply> = command.query_async(connection).await?;
         let keys = reply.map(|reply| reply.keys).unwrap_or_default();
@@ -45,9 +59,18 @@ impl Group {
     }
 
     /// Entries that were read and not acknowledged, from an id on, with the time since they were last handed out.
-    pub(super) async fn pending(&self, from: &str, count: usize) -> Result<Vec<(String, Duration)>, RedisError> {
+    pub(super) async fn pending(
+        &self,
+        from: &str,
+        count: usize,
+    ) -> Result<Vec<(String, Duration)>, RedisError> {
         let mut command = redis::cmd("XPENDING");
-        command.arg(&self.stream).arg(&self.name).arg(from).arg("+").arg(count);
+        command
+            .arg(&self.stream)
+            .arg(&self.name)
+            .arg(from)
+            .arg("+")
+            .arg(count);
         let reply: StreamPendingCountReply = self.link.run(&command).await?;
         let entries = reply.ids.into_iter();
         Ok(entries
@@ -61,7 +84,11 @@ impl Group {
         command.arg(ids);
         let reply: StreamClaimReply = self.link.run(&command).await?;
         // Older servers answer with an entry without fields for one that is gone.
-        Ok(reply.ids.into_iter().filter(|entry| !entry.map.is_empty()).collect())
+        Ok(reply
+            .ids
+            .into_iter()
+            .filter(|entry| !entry.map.is_empty())
+            .collect())
     }
 
     /// Makes entries look untouched for `idle`, so that the next one who looks takes them over at once.
@@ -74,7 +101,11 @@ impl Group {
 
     fn claim_command(&self, idle: Duration) -> Cmd {
         let mut command = redis::cmd("XCLAIM");
-        command.arg(&self.stream).arg(&self.name).arg(&self.name).arg(millis(idle));
+        command
+            .arg(&self.stream)
+            .arg(&self.name)
+            .arg(&self.name)
+            .arg(millis(idle));
         command
     }
 

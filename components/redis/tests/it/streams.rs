@@ -46,7 +46,9 @@ async fn the_broker_keeps_every_promise() {
 #[tokio::test]
 async fn with_one_worker_order_is_kept() {
     let server = Server::start().await;
-    let broker = RedisStreams::connect(&server.context([("concurrency", "1")])).await.unwrap();
+    let broker = RedisStreams::connect(&server.context([("concurrency", "1")]))
+        .await
+        .unwrap();
     let seen = Recorder::new();
     let subscription = broker.subscribe(topic("t"), seen.clone()).await.unwrap();
     let sent: Vec<String> = (0..300).map(|n| n.to_string()).collect();
@@ -69,7 +71,10 @@ async fn entries_and_groups_look_as_those_of_dapr() {
     type Entry = (String, Vec<String>);
     let entries: Vec<Entry> = server.command(&["XRANGE", "t", "-", "+"]).await;
     assert_eq!(entries[0].1, ["data", "plain"]);
-    assert_eq!(entries[1].1, ["data", "with", "metadata", "{\"k\":\"\\u003cv\\u003e\"}"]);
+    assert_eq!(
+        entries[1].1,
+        ["data", "with", "metadata", "{\"k\":\"\\u003cv\\u003e\"}"]
+    );
 
     // A group begins with the first entry, not with the next.
     let seen = Recorder::new();
@@ -90,13 +95,17 @@ async fn entries_and_groups_look_as_those_of_dapr() {
 #[tokio::test]
 async fn long_streams_are_trimmed() {
     let server = Server::start().await;
-    let broker = RedisStreams::connect(&server.context([("maxLenApprox", "100")])).await.unwrap();
+    let broker = RedisStreams::connect(&server.context([("maxLenApprox", "100")]))
+        .await
+        .unwrap();
     for n in 0..1000 {
         broker.publish(text("t", &n.to_string())).await.unwrap();
     }
     let length: usize = server.command(&["XLEN", "t"]).await;
     assert!((100..400).contains(&length), "{length}");
-    let broker = RedisStreams::connect(&server.context([("streamTTL", "1ms")])).await.unwrap();
+    let broker = RedisStreams::connect(&server.context([("streamTTL", "1ms")]))
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
     for n in 0..300 {
         broker.publish(text("t2", &n.to_string())).await.unwrap();
@@ -122,7 +131,10 @@ async fn the_answer_of_the_handler_decides_what_is_acknowledged() {
 
     // Nobody decided: it comes again until somebody does.
     let seen = Recorder::failing_first(2, HandlerError::Undelivered("app is gone".into()));
-    let subscription = broker.subscribe(topic("undelivered"), seen.clone()).await.unwrap();
+    let subscription = broker
+        .subscribe(topic("undelivered"), seen.clone())
+        .await
+        .unwrap();
     broker.publish(text("undelivered", "1")).await.unwrap();
     assert_eq!(seen.wait(3).await, ["1", "1", "1"]);
     nothing_pending(&server, "undelivered").await;
@@ -224,7 +236,10 @@ async fn a_restarted_server_is_used_again() {
     seen.wait(1).await;
     server.kill();
     let error = broker.publish(text("t", "lost")).await.unwrap_err();
-    assert!(error.0.starts_with("redis streams: error from publish: "), "{error}");
+    assert!(
+        error.0.starts_with("redis streams: error from publish: "),
+        "{error}"
+    );
     broker.ping().await.unwrap_err();
     server.start_again().await;
     broker.publish(text("t", "after")).await.unwrap();
@@ -279,7 +294,12 @@ async fn a_killed_sidecar_loses_no_event() {
         broker.publish(text("t", &n.to_string())).await.unwrap();
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "streams::child_that_hangs_in_its_handlers", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            "streams::child_that_hangs_in_its_handlers",
+            "--nocapture",
+        ])
         .env("REDIS_CHILD_ADDRESS", server.address())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
