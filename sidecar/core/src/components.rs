@@ -63,6 +63,8 @@ pub struct Component {
     pub capabilities: Vec<String>,
     /// The running component.
     pub instance: Instance,
+    /// The resource it was made from.
+    pub source: Arc<outrigger_resources::Component>,
     /// Stops the component's background work.
     pub shutdown: CancellationToken,
     /// The component's background work.

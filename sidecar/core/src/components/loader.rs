@@ -1,1 +1,347 @@
-//! Loading components from resources.
+//! From Component resources to running components: deny list, references, placeholders, the factory under its
+//! time limit, parking while a secret store is missing (contract `components`, section 2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use outrigger_components_api::InitContext;
+use outrigger_components_api::metadata::{Placeholders, Properties, uses_namespace};
+use outrigger_components_api::pubsub::PubSub;
+use outrigger_components_api::registry::{Factory, Kind, Registry};
+use outrigger_components_api::secrets::SecretStore;
+use outrigger_components_api::state::StateStore;
+use outrigger_process::Environment;
+use outrigger_resources::component::{Category, Component as Resource, denied_component};
+use outrigger_resources::resolve::{EnvLookup, Resolver, Secret, SecretLookup, has_secrets, secret_store_name};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Component, ComponentStore, Instance, LoadedPubSub, LoadedState};
+use crate::Identity;
+use crate::pubsub::scopes::TopicScopes;
+use crate::state::key::KeyPrefix;
+
+/// A component that could not be loaded and whose `ignoreErrors` is not set: the sidecar cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// What components are made with.
+pub struct Loader {
+    store: Arc<ComponentStore>,
+    registry: Registry,
+    identity: Identity,
+    pod_name: Option<String>,
+    environment: Environment,
+    /// What components see of the environment.
+    component_env: Arc<BTreeMap<String, String>>,
+    env_keys: String,
+    deny: Vec<String>,
+    is_kubernetes: bool,
+    shutdown: CancellationToken,
+    /// Components that wait for a secret store, by the store's name.
+    parked: std::sync::Mutex<BTreeMap<String, Vec<Resource>>>,
+}
+
+/// The settings of a [`Loader`] that are plain values.
+pub struct LoaderOptions {
+    /// Who the sidecar is.
+    pub identity: Identity,
+    /// `POD_NAME`
+    pub pod_name: Option<String>,
+    /// The process's environment, for `envRef`.
+    pub environment: Environment,
+    /// The environment that components see.
+    pub component_environment: Environment,
+    /// `DAPR_ENV_KEYS`
+    pub env_keys: String,
+    /// `spec.components.deny`
+    pub deny: Vec<String>,
+    /// Kubernetes mode.
+    pub is_kubernetes: bool,
+    /// Parent of every component's own token.
+    pub shutdown: CancellationToken,
+}
+
+/// How an attempt to load ended.
+enum Outcome {
+    Loaded,
+    Parked,
+}
+
+impl Loader {
+    /// A loader into `store`.
+    pub fn new(store: Arc<ComponentStore>, registry: Registry, options: LoaderOptions) -> Self {
+        let env = options.component_environment.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Self {
+            store,
+            registry,
+            identity: options.identity,
+            pod_name: options.pod_name,
+            environment: options.environment,
+            component_env: Arc::new(env),
+            env_keys: options.env_keys,
+            deny: options.deny,
+            is_kubernetes: options.is_kubernetes,
+            shutdown: options.shutdown,
+            parked: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Loads all resources: secret stores first, the others in order, each awaited.
+    ///
+    /// # Errors
+    /// The first failure of a component without `ignoreErrors`.
+    pub async fn load_all(&self, resources: Vec<Resource>) -> Result<(), LoadError> {
+        let (secret_stores, others): (Vec<_>, Vec<_>) = resources
+            .into_iter()
+            .partition(|resource| matches!(resource.category(), Some((Category::SecretStores, _))));
+        for resource in secret_stores.into_iter().chain(others) {
+            self.load(resource).await?;
+        }
+        let parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (store, waiting) in parked.iter() {
+            for resource in waiting {
+                tracing::warn!(
+                    "component {} waits for secret store {store}, which is not loaded: check auth.secretStore",
+                    log_name(resource)
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads one component, then those that waited for it.
+    ///
+    /// # Errors
+    /// As [`Self::load_all`].
+    pub async fn load(&self, resource: Resource) -> Result<(), LoadError> {
+        let mut queue = vec![resource];
+        while let Some(resource) = queue.pop() {
+            let name = log_name(&resource);
+            match self.try_load(&resource).await {
+                Ok(Outcome::Loaded) => {
+                    tracing::info!("Component loaded: {name}");
+                    if matches!(resource.category(), Some((Category::SecretStores, _))) {
+                        let mut parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        queue.extend(parked.remove(&resource.metadata.name).unwrap_or_default().into_iter().rev());
+                    }
+                }
+                Ok(Outcome::Parked) => {}
+                Err(error) if resource.spec.ignore_errors => {
+                    tracing::error!("Ignoring error processing component {name}: {error}");
+                }
+                Err(error) => return Err(LoadError(error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_load(&self, resource: &Resource) -> Result<Outcome, String> {
+        let name = log_name(resource);
+        if let Some(reason) = denied_component(&self.deny, &resource.spec.component_type, &resource.spec.version) {
+            tracing::warn!("component {name} is not loaded: {reason}");
+            return Ok(Outcome::Parked);
+        }
+        if let Some(loaded) = self.store.snapshot().all.get(resource.metadata.name.as_str()) {
+            let same = *loaded.component_type == *resource.spec.component_type;
+            return if same && loaded.source.as_ref() == resource {
+                Ok(Outcome::Loaded)
+            } else {
+                Err(format!("component {} already exists", resource.metadata.name))
+            };
+        }
+        let kind = resource.spec.component_type.as_str();
+        let (category, implementation) = resource.category().ok_or_else(|| {
+            format!("incorrect type {kind} of component {name}: it must be <category>.<implementation>, e.g. state.redis")
+        })?;
+        let Some(resolved) = self.resolve(resource).await? else { return Ok(Outcome::Parked) };
+        let init = Init { loader: self, resource, resolved, shutdown: self.shutdown.child_token(), tasks: TaskTracker::new() };
+        let component = init.run(category, implementation).await.map_err(|error| {
+            format!("process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}: {error}", resource.metadata.name)
+        })?;
+        self.store.insert(component).await;
+        Ok(Outcome::Loaded)
+    }
+
+    /// Secret and environment references, then placeholders. `None` = parked until its secret store appears.
+    async fn resolve(&self, resource: &Resource) -> Result<Option<Properties>, String> {
+        let mut pairs = resource.spec.metadata.clone();
+        let store_name = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
+        let mut lookup = None;
+        if has_secrets(&pairs)
+            && let Some(store_name) = store_name
+        {
+            match self.store.snapshot().secret_stores.get(store_name) {
+                Some(store) => lookup = Some(StoreLookup(store.clone())),
+                None => {
+                    let mut parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    parked.entry(store_name.to_owned()).or_default().push(resource.clone());
+                    return Ok(None);
+                }
+            }
+        }
+        let variable = |name: &str| self.environment.get(name).map(str::to_owned);
+        let env = EnvLookup { variable: &variable, allowed: &self.env_keys };
+        let secrets = lookup.as_ref().map(|lookup| lookup as &dyn SecretLookup);
+        let mut resolver = Resolver::new(secrets, env, &resource.metadata.namespace);
+        resolver.pairs(&mut pairs).await;
+        for warning in resolver.into_warnings() {
+            tracing::warn!("component {}: {warning}", log_name(resource));
+        }
+        let template = Placeholders {
+            app_id: &self.identity.app_id,
+            namespace: &self.identity.namespace,
+            pod_name: self.pod_name.as_deref(),
+        };
+        pairs
+            .iter()
+            .map(|pair| {
+                let value = template
+                    .expand(&pair.value_text(), || uuid::Uuid::new_v4().to_string())
+                    .map_err(|error| format!("metadata {} of component {}: {error}", pair.name, log_name(resource)))?;
+                Ok((pair.name.clone(), value))
+            })
+            .collect::<Result<Properties, String>>()
+            .map(Some)
+    }
+
+    fn find<T: ?Sized + 'static>(kind: &Kind<T>, what: &str, resource: &Resource, name: &str) -> Result<Factory<T>, String> {
+        kind.find(name, &resource.spec.version).ok_or_else(|| {
+            let spec = &resource.spec;
+            format!("couldn't find {what} {}/{}", spec.component_type, spec.version)
+        })
+    }
+}
+
+/// One component under construction.
+struct Init<'a> {
+    loader: &'a Loader,
+    resource: &'a Resource,
+    resolved: Properties,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Init<'_> {
+    async fn run(self, category: Category, implementation: &str) -> Result<Component, String> {
+        let registry = &self.loader.registry;
+        let resource = self.resource;
+        let (instance, capabilities) = match category {
+            Category::State => {
+                let factory = Loader::find(&registry.state, "state store", resource, implementation)?;
+                self.state(&factory).await?
+            }
+            Category::PubSub => {
+                let factory = Loader::find(&registry.pubsub, "message bus", resource, implementation)?;
+                self.pubsub(&factory).await?
+            }
+            Category::SecretStores => {
+                let factory = Loader::find(&registry.secret_stores, "secret store", resource, implementation)?;
+                let store: Arc<dyn SecretStore> = self.init(&factory, self.resolved.clone()).await?;
+                let capabilities = store.features().iter().map(|feature| (*feature).to_owned()).collect();
+                (Instance::SecretStore(store), capabilities)
+            }
+            other => {
+                return Err(format!(
+                    "components of category {} are not built yet in this version of Outrigger",
+                    other.name()
+                ));
+            }
+        };
+        let version = if resource.spec.version.is_empty() { "v1" } else { &resource.spec.version };
+        Ok(Component {
+            name: resource.metadata.name.as_str().into(),
+            component_type: resource.spec.component_type.as_str().into(),
+            version: version.into(),
+            capabilities,
+            instance,
+            source: Arc::new(resource.clone()),
+            shutdown: self.shutdown,
+            tasks: self.tasks,
+        })
+    }
+
+    async fn state(&self, factory: &Factory<dyn StateStore>) -> Result<(Instance, Vec<String>), String> {
+        let identity = &self.loader.identity;
+        let prefix = KeyPrefix::new(
+            self.resolved.get("keyPrefix"),
+            &self.resource.metadata.name,
+            &identity.app_id,
+            &identity.raw_namespace,
+        )
+        .map_err(|error| error.to_string())?;
+        let store = self.init(factory, self.resolved.clone()).await?;
+        let mut capabilities: Vec<String> = store.features().iter().map(|feature| feature.name().to_owned()).collect();
+        use outrigger_components_api::state::StateFeature::{Etag, Transactional};
+        if store.has(Etag) && store.has(Transactional) {
+            capabilities.push("ACTOR".into());
+        }
+        Ok((Instance::State(LoadedState { store, prefix }), capabilities))
+    }
+
+    async fn pubsub(&self, factory: &Factory<dyn PubSub>) -> Result<(Instance, Vec<String>), String> {
+        let identity = &self.loader.identity;
+        let consumer_id = match self.resolved.get_exact("consumerID").map(str::trim) {
+            None | Some("") => identity.app_id.to_string(),
+            Some(given) => given.to_owned(),
+        };
+        let properties = self
+            .resolved
+            .iter()
+            .filter(|(name, _)| *name != "consumerID")
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .chain([("consumerID".to_owned(), consumer_id)])
+            .collect();
+        let namespaced = self.resource.spec.metadata.iter().any(|pair| uses_namespace(&pair.value_text()));
+        let scopes = Arc::new(TopicScopes::new(&self.resolved, &identity.app_id));
+        let broker = self.init(factory, properties).await?;
+        let capabilities = broker.features().iter().map(|feature| feature.name().to_owned()).collect();
+        let topic_prefix = namespaced.then(|| identity.namespace.clone());
+        Ok((Instance::PubSub(LoadedPubSub { broker, scopes, topic_prefix }), capabilities))
+    }
+
+    /// Runs a factory under the component's time limit. What a failed one has started is stopped again.
+    async fn init<T: ?Sized>(&self, factory: &Factory<T>, properties: Properties) -> Result<Arc<T>, String> {
+        let identity = &self.loader.identity;
+        let context = InitContext {
+            name: self.resource.metadata.name.clone(),
+            app_id: identity.app_id.to_string(),
+            namespace: identity.namespace.to_string(),
+            properties,
+            env: self.loader.component_env.clone(),
+            shutdown: self.shutdown.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let result = match tokio::time::timeout(self.resource.init_timeout(), factory(context)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("init timeout for component {}", log_name(self.resource))),
+        };
+        if result.is_err() {
+            self.shutdown.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+        }
+        result
+    }
+}
+
+/// A loaded secret store as the source of references.
+struct StoreLookup(Arc<dyn SecretStore>);
+
+#[async_trait]
+impl SecretLookup for StoreLookup {
+    async fn secret(&self, name: &str, namespace: &str) -> Result<Secret, String> {
+        let metadata = BTreeMap::from([("namespace".to_owned(), namespace.to_owned())]);
+        match self.0.get(name, &metadata).await {
+            Ok(secret) => Ok(secret.unwrap_or_default()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn log_name(resource: &Resource) -> String {
+    use outrigger_resources::Resource as _;
+    resource.log_name()
+}
