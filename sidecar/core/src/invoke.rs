@@ -10,6 +10,7 @@
 //! Bodies stream through all of it. [`message::InvokeRequest`] is the one form of a call between the edges,
 //! the internal wire ([`wire`]) and the app.
 
+pub mod access;
 pub mod error;
 pub mod frames;
 pub mod headers;

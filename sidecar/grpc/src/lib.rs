@@ -1,1 +1,71 @@
-//! Placeholder; see the issue in work.
+//! The sidecar's gRPC APIs.
+//!
+//! Two servers share this crate: the public API that the app calls ([`Server::Api`]) and the internal one that
+//! other sidecars call ([`Server::Internal`]). A request passes tracing, the API token, the allow and deny lists
+//! and then its service; the hot path of invocation ([`internal`]) bypasses tonic's message layer so that bodies
+//! stream through untouched.
+
+mod access;
+mod dapr;
+mod error;
+mod internal;
+mod invoke;
+mod management;
+mod not_built;
+mod pipeline;
+mod secrets;
+mod server;
+mod state;
+mod trace;
+
+use std::sync::Arc;
+
+use outrigger_proto::runtime::v1::dapr_server::DaprServer;
+use outrigger_resources::ApiAccess;
+use outrigger_sidecar_core::Sidecar;
+use outrigger_sidecar_core::invoke::access::InvokeAccess;
+
+pub use access::is_known_api;
+pub use server::{Socket, serve};
+
+use dapr::DaprApi;
+
+/// Which of the two gRPC servers a connection came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// For the app.
+    Api,
+    /// For other sidecars.
+    Internal,
+}
+
+/// Settings of the gRPC servers.
+pub struct GrpcOptions {
+    /// Largest message in bytes, both ways.
+    pub max_message: usize,
+    /// Largest header list in bytes.
+    pub max_headers: u32,
+    /// `DAPR_API_TOKEN`; `None` = no authentication.
+    pub api_token: Option<String>,
+    /// `spec.api` for protocol grpc.
+    pub access: ApiAccess,
+    /// Access control of calls from other sidecars.
+    pub invoke_access: InvokeAccess,
+}
+
+/// The gRPC servers of one sidecar, shared by their listeners.
+pub struct GrpcApi {
+    core: Arc<Sidecar>,
+    options: GrpcOptions,
+    dapr: DaprServer<DaprApi>,
+}
+
+impl GrpcApi {
+    /// The servers over these services.
+    pub fn new(core: Arc<Sidecar>, options: GrpcOptions) -> Arc<Self> {
+        let dapr = DaprServer::new(DaprApi { core: core.clone() })
+            .max_decoding_message_size(options.max_message)
+            .max_encoding_message_size(options.max_message);
+        Arc::new(Self { core, options, dapr })
+    }
+}

@@ -13,7 +13,9 @@ use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
 use outrigger_process::Environment;
 use outrigger_resources::component::{Category, Component as Resource, denied_component};
-use outrigger_resources::resolve::{EnvLookup, Resolver, Secret, SecretLookup, has_secrets, secret_store_name};
+use outrigger_resources::resolve::{
+    EnvLookup, Resolver, Secret, SecretLookup, has_secrets, secret_store_name,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -73,7 +75,11 @@ enum Outcome {
 impl Loader {
     /// A loader into `store`.
     pub fn new(store: Arc<ComponentStore>, registry: Registry, options: LoaderOptions) -> Self {
-        let env = options.component_environment.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let env = options
+            .component_environment
+            .iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         Self {
             store,
             registry,
@@ -100,7 +106,10 @@ impl Loader {
         for resource in secret_stores.into_iter().chain(others) {
             self.load(resource).await?;
         }
-        let parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let parked = self
+            .parked
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for (store, waiting) in parked.iter() {
             for resource in waiting {
                 tracing::warn!(
@@ -124,8 +133,17 @@ impl Loader {
                 Ok(Outcome::Loaded) => {
                     tracing::info!("Component loaded: {name}");
                     if matches!(resource.category(), Some((Category::SecretStores, _))) {
-                        let mut parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                        queue.extend(parked.remove(&resource.metadata.name).unwrap_or_default().into_iter().rev());
+                        let mut parked = self
+                            .parked
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner);
+                        queue.extend(
+                            parked
+                                .remove(&resource.metadata.name)
+                                .unwrap_or_default()
+                                .into_iter()
+                                .rev(),
+                        );
                     }
                 }
                 Ok(Outcome::Parked) => {}
@@ -140,7 +158,9 @@ impl Loader {
 
     async fn try_load(&self, resource: &Resource) -> Result<Outcome, String> {
         let name = log_name(resource);
-        if let Some(reason) = denied_component(&self.deny, &resource.spec.component_type, &resource.spec.version) {
+        if let Some(reason) =
+            denied_component(&self.deny, &resource.spec.component_type, &resource.spec.version)
+        {
             tracing::warn!("component {name} is not loaded: {reason}");
             return Ok(Outcome::Parked);
         }
@@ -156,8 +176,16 @@ impl Loader {
         let (category, implementation) = resource.category().ok_or_else(|| {
             format!("incorrect type {kind} of component {name}: it must be <category>.<implementation>, e.g. state.redis")
         })?;
-        let Some(resolved) = self.resolve(resource).await? else { return Ok(Outcome::Parked) };
-        let init = Init { loader: self, resource, resolved, shutdown: self.shutdown.child_token(), tasks: TaskTracker::new() };
+        let Some(resolved) = self.resolve(resource).await? else {
+            return Ok(Outcome::Parked);
+        };
+        let init = Init {
+            loader: self,
+            resource,
+            resolved,
+            shutdown: self.shutdown.child_token(),
+            tasks: TaskTracker::new(),
+        };
         let component = init.run(category, implementation).await.map_err(|error| {
             format!("process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}: {error}", resource.metadata.name)
         })?;
@@ -176,14 +204,23 @@ impl Loader {
             match self.store.snapshot().secret_stores.get(store_name) {
                 Some(store) => lookup = Some(StoreLookup(store.clone())),
                 None => {
-                    let mut parked = self.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    parked.entry(store_name.to_owned()).or_default().push(resource.clone());
+                    let mut parked = self
+                        .parked
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    parked
+                        .entry(store_name.to_owned())
+                        .or_default()
+                        .push(resource.clone());
                     return Ok(None);
                 }
             }
         }
         let variable = |name: &str| self.environment.get(name).map(str::to_owned);
-        let env = EnvLookup { variable: &variable, allowed: &self.env_keys };
+        let env = EnvLookup {
+            variable: &variable,
+            allowed: &self.env_keys,
+        };
         let secrets = lookup.as_ref().map(|lookup| lookup as &dyn SecretLookup);
         let mut resolver = Resolver::new(secrets, env, &resource.metadata.namespace);
         resolver.pairs(&mut pairs).await;
@@ -200,14 +237,25 @@ impl Loader {
             .map(|pair| {
                 let value = template
                     .expand(&pair.value_text(), || uuid::Uuid::new_v4().to_string())
-                    .map_err(|error| format!("metadata {} of component {}: {error}", pair.name, log_name(resource)))?;
+                    .map_err(|error| {
+                        format!(
+                            "metadata {} of component {}: {error}",
+                            pair.name,
+                            log_name(resource)
+                        )
+                    })?;
                 Ok((pair.name.clone(), value))
             })
             .collect::<Result<Properties, String>>()
             .map(Some)
     }
 
-    fn find<T: ?Sized + 'static>(kind: &Kind<T>, what: &str, resource: &Resource, name: &str) -> Result<Factory<T>, String> {
+    fn find<T: ?Sized + 'static>(
+        kind: &Kind<T>,
+        what: &str,
+        resource: &Resource,
+        name: &str,
+    ) -> Result<Factory<T>, String> {
         kind.find(name, &resource.spec.version).ok_or_else(|| {
             let spec = &resource.spec;
             format!("couldn't find {what} {}/{}", spec.component_type, spec.version)
@@ -238,9 +286,14 @@ impl Init<'_> {
                 self.pubsub(&factory).await?
             }
             Category::SecretStores => {
-                let factory = Loader::find(&registry.secret_stores, "secret store", resource, implementation)?;
+                let factory =
+                    Loader::find(&registry.secret_stores, "secret store", resource, implementation)?;
                 let store: Arc<dyn SecretStore> = self.init(&factory, self.resolved.clone()).await?;
-                let capabilities = store.features().iter().map(|feature| (*feature).to_owned()).collect();
+                let capabilities = store
+                    .features()
+                    .iter()
+                    .map(|feature| (*feature).to_owned())
+                    .collect();
                 (Instance::SecretStore(store), capabilities)
             }
             other => {
@@ -250,7 +303,11 @@ impl Init<'_> {
                 ));
             }
         };
-        let version = if resource.spec.version.is_empty() { "v1" } else { &resource.spec.version };
+        let version = if resource.spec.version.is_empty() {
+            "v1"
+        } else {
+            &resource.spec.version
+        };
         Ok(Component {
             name: resource.metadata.name.as_str().into(),
             component_type: resource.spec.component_type.as_str().into(),
@@ -273,7 +330,11 @@ impl Init<'_> {
         )
         .map_err(|error| error.to_string())?;
         let store = self.init(factory, self.resolved.clone()).await?;
-        let mut capabilities: Vec<String> = store.features().iter().map(|feature| feature.name().to_owned()).collect();
+        let mut capabilities: Vec<String> = store
+            .features()
+            .iter()
+            .map(|feature| feature.name().to_owned())
+            .collect();
         use outrigger_components_api::state::StateFeature::{Etag, Transactional};
         if store.has(Etag) && store.has(Transactional) {
             capabilities.push("ACTOR".into());
@@ -294,12 +355,28 @@ impl Init<'_> {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .chain([("consumerID".to_owned(), consumer_id)])
             .collect();
-        let namespaced = self.resource.spec.metadata.iter().any(|pair| uses_namespace(&pair.value_text()));
+        let namespaced = self
+            .resource
+            .spec
+            .metadata
+            .iter()
+            .any(|pair| uses_namespace(&pair.value_text()));
         let scopes = Arc::new(TopicScopes::new(&self.resolved, &identity.app_id));
         let broker = self.init(factory, properties).await?;
-        let capabilities = broker.features().iter().map(|feature| feature.name().to_owned()).collect();
+        let capabilities = broker
+            .features()
+            .iter()
+            .map(|feature| feature.name().to_owned())
+            .collect();
         let topic_prefix = namespaced.then(|| identity.namespace.clone());
-        Ok((Instance::PubSub(LoadedPubSub { broker, scopes, topic_prefix }), capabilities))
+        Ok((
+            Instance::PubSub(LoadedPubSub {
+                broker,
+                scopes,
+                topic_prefix,
+            }),
+            capabilities,
+        ))
     }
 
     /// Runs a factory under the component's time limit. What a failed one has started is stopped again.

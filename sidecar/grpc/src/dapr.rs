@@ -1,0 +1,137 @@
+//! The runtime service: each RPC goes to the module of its building block. RPCs that are not listed answer
+//! UNIMPLEMENTED.
+
+use std::sync::Arc;
+
+use outrigger_proto::common::v1::InvokeResponse;
+use outrigger_proto::runtime::v1 as wire;
+use outrigger_proto::runtime::v1::dapr_server::Dapr;
+use outrigger_sidecar_core::Sidecar;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::{invoke, management, not_built, secrets, state, trace};
+
+/// The service over one sidecar.
+pub(crate) struct DaprApi {
+    pub(crate) core: Arc<Sidecar>,
+}
+
+#[async_trait]
+impl Dapr for DaprApi {
+    async fn invoke_service(
+        &self,
+        request: Request<wire::InvokeServiceRequest>,
+    ) -> Result<Response<InvokeResponse>, Status> {
+        let span = trace::of(request.extensions());
+        invoke::invoke_service(&self.core, request, span).await
+    }
+
+    async fn get_state(
+        &self,
+        request: Request<wire::GetStateRequest>,
+    ) -> Result<Response<wire::GetStateResponse>, Status> {
+        state::get(&self.core, request.into_inner()).await
+    }
+
+    async fn get_bulk_state(
+        &self,
+        request: Request<wire::GetBulkStateRequest>,
+    ) -> Result<Response<wire::GetBulkStateResponse>, Status> {
+        state::get_bulk(&self.core, request.into_inner()).await
+    }
+
+    async fn save_state(&self, request: Request<wire::SaveStateRequest>) -> Result<Response<()>, Status> {
+        state::save(&self.core, request.into_inner()).await
+    }
+
+    async fn query_state_alpha1(
+        &self,
+        request: Request<wire::QueryStateRequest>,
+    ) -> Result<Response<wire::QueryStateResponse>, Status> {
+        state::query(&self.core, request.into_inner()).await
+    }
+
+    async fn delete_state(&self, request: Request<wire::DeleteStateRequest>) -> Result<Response<()>, Status> {
+        state::delete(&self.core, request.into_inner()).await
+    }
+
+    async fn delete_bulk_state(
+        &self,
+        request: Request<wire::DeleteBulkStateRequest>,
+    ) -> Result<Response<()>, Status> {
+        state::delete_bulk(&self.core, request.into_inner()).await
+    }
+
+    async fn execute_state_transaction(
+        &self,
+        request: Request<wire::ExecuteStateTransactionRequest>,
+    ) -> Result<Response<()>, Status> {
+        state::transact(&self.core, request.into_inner()).await
+    }
+
+    async fn get_secret(
+        &self,
+        request: Request<wire::GetSecretRequest>,
+    ) -> Result<Response<wire::GetSecretResponse>, Status> {
+        secrets::get(&self.core, request.into_inner()).await
+    }
+
+    async fn get_bulk_secret(
+        &self,
+        request: Request<wire::GetBulkSecretRequest>,
+    ) -> Result<Response<wire::GetBulkSecretResponse>, Status> {
+        secrets::get_bulk(&self.core, request.into_inner()).await
+    }
+
+    async fn get_metadata(
+        &self,
+        _request: Request<wire::GetMetadataRequest>,
+    ) -> Result<Response<wire::GetMetadataResponse>, Status> {
+        Ok(Response::new(management::get(&self.core)))
+    }
+
+    async fn set_metadata(&self, request: Request<wire::SetMetadataRequest>) -> Result<Response<()>, Status> {
+        management::set(&self.core, request.into_inner());
+        Ok(Response::new(()))
+    }
+
+    async fn shutdown(&self, request: Request<wire::ShutdownRequest>) -> Result<Response<()>, Status> {
+        management::shutdown(&self.core, request.metadata());
+        Ok(Response::new(()))
+    }
+
+    async fn invoke_binding(
+        &self,
+        request: Request<wire::InvokeBindingRequest>,
+    ) -> Result<Response<wire::InvokeBindingResponse>, Status> {
+        Err(not_built::binding(&request.into_inner().name))
+    }
+
+    async fn get_configuration(
+        &self,
+        _request: Request<wire::GetConfigurationRequest>,
+    ) -> Result<Response<wire::GetConfigurationResponse>, Status> {
+        Err(not_built::configuration())
+    }
+
+    async fn try_lock_alpha1(
+        &self,
+        _request: Request<wire::TryLockRequest>,
+    ) -> Result<Response<wire::TryLockResponse>, Status> {
+        Err(not_built::lock())
+    }
+
+    async fn unlock_alpha1(
+        &self,
+        _request: Request<wire::UnlockRequest>,
+    ) -> Result<Response<wire::UnlockResponse>, Status> {
+        Err(not_built::lock())
+    }
+
+    async fn invoke_actor(
+        &self,
+        _request: Request<wire::InvokeActorRequest>,
+    ) -> Result<Response<wire::InvokeActorResponse>, Status> {
+        Err(not_built::no_placement())
+    }
+}

@@ -1,0 +1,184 @@
+//! The internal API: calls that other sidecars make on behalf of their apps.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use outrigger_model::GrpcCode;
+use outrigger_proto::internals::v1::{
+    InternalInvokeRequest, InternalInvokeRequestStream, InternalInvokeResponseStream,
+};
+use outrigger_sidecar_core::Body as CoreBody;
+use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody};
+use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
+use outrigger_trace_context::TraceContext;
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::{GrpcApi, error, trace};
+
+/// Largest answer body whose first piece the leading message waits for.
+const WAIT_BELOW: u64 = 64 << 10;
+
+impl GrpcApi {
+    /// One call of the internal service.
+    pub(crate) async fn internal(
+        self: &Arc<Self>,
+        method: &str,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let span = trace::start(&self.core, request.headers());
+        let reader = FrameReader::new(request.into_body(), self.options.max_message);
+        let result = match method {
+            "CallLocalStream" => self.call_local_stream(reader, span).await,
+            "CallLocal" => self.call_local(reader, span).await,
+            "CallActor" | "CallActorReminder" | "CallActorStream" => Err(Status::internal(
+                "actors are not built yet: this sidecar hosts none",
+            )),
+            other => Err(Status::unimplemented(format!("unknown method {other}"))),
+        };
+        result.unwrap_or_else(Status::into_http)
+    }
+
+    async fn call_local_stream(
+        &self,
+        mut reader: FrameReader,
+        span: Option<TraceContext>,
+    ) -> Result<Response<Body>, Status> {
+        let first = match reader.next().await {
+            Some(first) => first.map_err(|error| error::from_invoke(&error))?,
+            None => return Err(Status::unknown("EOF")),
+        };
+        let first = InternalInvokeRequestStream::decode(first)
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let leading = first
+            .request
+            .filter(|request| !request.metadata.is_empty() && request.message.is_some());
+        let Some(leading) = leading else {
+            return Err(Status::invalid_argument(
+                "request does not contain the required fields in the leading chunk",
+            ));
+        };
+        let payload = PayloadBody::new(first.payload.map(|p| (p.data, p.seq)), reader, Direction::Request)
+            .map_err(|error| error::from_invoke(&error))?;
+        let body = if payload.is_drained() {
+            CoreBody::Empty
+        } else {
+            CoreBody::boxed(payload)
+        };
+        let answer = self.call_app(leading, body, span).await?;
+        let wait_for_first = content_length(&answer.headers).is_some_and(|length| length <= WAIT_BELOW);
+        let lead = InternalInvokeResponseStream {
+            response: Some(wire::response(&answer)),
+            payload: None,
+        };
+        Ok(grpc_response(FramesBody::response(
+            &lead,
+            answer.body,
+            wait_for_first,
+        )))
+    }
+
+    /// The older form with everything in one message each way.
+    async fn call_local(
+        &self,
+        mut reader: FrameReader,
+        span: Option<TraceContext>,
+    ) -> Result<Response<Body>, Status> {
+        let message = match reader.next().await {
+            Some(message) => message.map_err(|error| error::from_invoke(&error))?,
+            None => return Err(Status::internal("the request has no message")),
+        };
+        let mut request =
+            InternalInvokeRequest::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+        let data = request.message.as_mut().and_then(|message| message.data.as_mut());
+        let bytes = data
+            .map(|data| std::mem::take(&mut data.value))
+            .unwrap_or_default();
+        let answer = self.call_app(request, CoreBody::full(bytes), span).await?;
+        let mut response = wire::response(&answer);
+        let bytes = answer
+            .body
+            .collect_bytes()
+            .await
+            .map_err(|error| Status::internal(format!("error invoking app channel: {error}")))?;
+        if let Some(message) = response.message.as_mut() {
+            message.data.get_or_insert_default().value = bytes.to_vec();
+        }
+        Ok(unary_response(&response))
+    }
+
+    /// Parses, authorises and makes the call.
+    async fn call_app(
+        &self,
+        request: InternalInvokeRequest,
+        body: CoreBody,
+        span: Option<TraceContext>,
+    ) -> Result<InvokeResponse, Status> {
+        let Some(app) = self.core.invoker.app() else {
+            return Err(Status::internal("app channel is not initialized"));
+        };
+        let request: InvokeRequest =
+            wire::to_request(request, body, span).map_err(|error| error::from_invoke(&error))?;
+        let verb = request.verb.as_ref().map(http::Method::as_str);
+        // Without mTLS the caller has no identity; see issue 5.
+        self.options
+            .invoke_access
+            .check(None, &request.method, verb)
+            .map_err(|error| error::from_invoke(&error))?;
+        local::invoke(app, request)
+            .await
+            .map_err(|error| app_failed(&error))
+    }
+}
+
+/// A call that did not reach the app.
+fn app_failed(error: &InvokeError) -> Status {
+    if error.is_status && error.code != GrpcCode::Internal {
+        return error::from_invoke(error);
+    }
+    Status::internal(format!("error invoking app channel: {error}"))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn grpc_response<B>(body: B) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut response = Response::new(Body::new(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// One message and status OK.
+fn unary_response(message: &impl Message) -> Response<Body> {
+    let length = message.encoded_len();
+    let mut data = BytesMut::with_capacity(5 + length);
+    data.put_u8(0);
+    // Bounded by the message limit, far below 4 GiB.
+    data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // A BytesMut grows; encoding into it cannot fail.
+    let _ = message.encode(&mut data);
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    let frames = [
+        Ok::<_, std::convert::Infallible>(http_body::Frame::data(data.freeze())),
+        Ok(http_body::Frame::trailers(trailers)),
+    ];
+    grpc_response(StreamBody::new(futures_util::stream::iter(frames)).boxed())
+}

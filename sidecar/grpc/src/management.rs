@@ -1,0 +1,110 @@
+//! `GetMetadata`, `SetMetadata`, `Shutdown`
+
+use outrigger_proto::runtime::v1 as wire;
+use outrigger_sidecar_core::Sidecar;
+use outrigger_sidecar_core::metadata::{Metadata, SubscriptionKind, SubscriptionMetadata};
+use tonic::metadata::MetadataMap;
+
+pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
+    let metadata = core.metadata();
+    #[expect(deprecated, reason = "the wire has the field; nothing is put into it")]
+    wire::GetMetadataResponse {
+        id: metadata.id.clone(),
+        active_actors_count: Vec::new(),
+        registered_components: components(&metadata),
+        extended_metadata: metadata.extended.clone().into_iter().collect(),
+        subscriptions: metadata.subscriptions.iter().map(subscription).collect(),
+        http_endpoints: metadata
+            .http_endpoints
+            .iter()
+            .map(|name| wire::MetadataHttpEndpoint { name: name.clone() })
+            .collect(),
+        app_connection_properties: Some(app(&metadata)),
+        runtime_version: metadata.runtime_version.clone(),
+        enabled_features: metadata.enabled_features.clone(),
+        actor_runtime: Some(wire::ActorRuntime {
+            runtime_status: wire::actor_runtime::ActorRuntimeStatus::Disabled.into(),
+            active_actors: Vec::new(),
+            host_ready: false,
+            placement: "placement: disconnected".into(),
+        }),
+        scheduler: None,
+        workflows: None,
+        mcp_servers: Vec::new(),
+        workflow_access_policies: Vec::new(),
+        resiliencies: metadata
+            .resiliencies
+            .iter()
+            .map(|name| wire::MetadataResiliency { name: name.clone() })
+            .collect(),
+    }
+}
+
+fn components(metadata: &Metadata) -> Vec<wire::RegisteredComponents> {
+    metadata
+        .components
+        .iter()
+        .map(|component| wire::RegisteredComponents {
+            name: component.name.clone(),
+            r#type: component.component_type.clone(),
+            version: component.version.clone(),
+            capabilities: component.capabilities.clone(),
+        })
+        .collect()
+}
+
+fn subscription(subscription: &SubscriptionMetadata) -> wire::PubsubSubscription {
+    let kind = match subscription.kind {
+        SubscriptionKind::Unknown => wire::PubsubSubscriptionType::Unknown,
+        SubscriptionKind::Declarative => wire::PubsubSubscriptionType::Declarative,
+        SubscriptionKind::Programmatic => wire::PubsubSubscriptionType::Programmatic,
+        SubscriptionKind::Streaming => wire::PubsubSubscriptionType::Streaming,
+    };
+    let rules = subscription
+        .rules
+        .iter()
+        .map(|(rule, path)| wire::PubsubSubscriptionRule {
+            r#match: rule.clone(),
+            path: path.clone(),
+        })
+        .collect();
+    wire::PubsubSubscription {
+        pubsub_name: subscription.pubsub_name.clone(),
+        topic: subscription.topic.clone(),
+        metadata: subscription.metadata.clone().into_iter().collect(),
+        rules: Some(wire::PubsubSubscriptionRules { rules }),
+        dead_letter_topic: subscription.dead_letter_topic.clone(),
+        r#type: kind.into(),
+    }
+}
+
+fn app(metadata: &Metadata) -> wire::AppConnectionProperties {
+    let app = &metadata.app;
+    wire::AppConnectionProperties {
+        port: i32::from(app.port),
+        protocol: app.protocol.clone(),
+        channel_address: app.channel_address.clone(),
+        max_concurrency: app.max_concurrency,
+        health: app
+            .health
+            .as_ref()
+            .map(|health| wire::AppConnectionHealthProperties {
+                health_check_path: health.path.clone(),
+                health_probe_interval: health.probe_interval.clone(),
+                health_probe_timeout: health.probe_timeout.clone(),
+                health_threshold: health.threshold,
+            }),
+    }
+}
+
+pub(crate) fn set(core: &Sidecar, request: wire::SetMetadataRequest) {
+    core.extended.set(request.key, request.value);
+}
+
+pub(crate) fn shutdown(core: &Sidecar, metadata: &MetadataMap) {
+    let force = metadata
+        .get("dapr-force-shutdown")
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    core.request_shutdown(force);
+}

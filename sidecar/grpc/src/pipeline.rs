@@ -1,0 +1,91 @@
+//! What every call passes before its service.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use outrigger_trace_context::GRPC_TRACE_BIN;
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use crate::trace::{self, Span};
+use crate::{GrpcApi, Server, access, error};
+
+const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
+const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
+const API_TOKEN: &str = "dapr-api-token";
+
+impl GrpcApi {
+    /// Answers one call.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        server: Server,
+        mut request: Request<Incoming>,
+    ) -> Response<Body> {
+        if server == Server::Api
+            && let Err(status) = self.authorise(&mut request)
+        {
+            return status.into_http();
+        }
+        let path = request.uri().path();
+        if let Some(method) = path.strip_prefix(INTERNAL).filter(|_| server == Server::Internal) {
+            let method = method.to_owned();
+            return self.internal(&method, request).await;
+        }
+        let Some(method) = path.strip_prefix(DAPR).filter(|_| server == Server::Api) else {
+            return self.proxy(request).await;
+        };
+        if !self.options.access.allows_grpc(access::groups(method)) {
+            return error::from_http(501, "requested endpoint is not available").into_http();
+        }
+        let invokes = method == "InvokeService";
+        let span = trace::start(&self.core, request.headers());
+        if let Some(span) = &span {
+            if let Err(text) = outrigger_trace_context::baggage::check(request.headers()) {
+                return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
+            }
+            request.extensions_mut().insert(Span(span.clone()));
+        }
+        let mut service = self.dapr.clone();
+        let mut response = match service.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        if let Some(span) = span.filter(|_| !invokes)
+            && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
+        {
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static(GRPC_TRACE_BIN), value);
+        }
+        response
+    }
+
+    /// Checks the API token and takes it out of the metadata.
+    fn authorise(&self, request: &mut Request<Incoming>) -> Result<(), Status> {
+        let Some(token) = &self.options.api_token else {
+            return Ok(());
+        };
+        let given = request
+            .headers()
+            .get(API_TOKEN)
+            .ok_or("missing api token in request metadata");
+        let result = given.and_then(|given| {
+            if given.as_bytes() == token.as_bytes() {
+                Ok(())
+            } else {
+                Err("authentication error: api token mismatch")
+            }
+        });
+        result.map_err(|text| error::from_http(401, text))?;
+        request.headers_mut().remove(API_TOKEN);
+        Ok(())
+    }
+
+    /// Calls of services that this server doesn't know belong to an app; see issue 4.
+    async fn proxy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        Status::unimplemented(format!("proxying of gRPC calls such as {path} is not built yet")).into_http()
+    }
+}
