@@ -115,6 +115,20 @@ impl AppChannel {
         }
     }
 
+    /// Resolves when the app may not be called (any more).
+    pub async fn unhealthy(&self) {
+        let mut healthy = self.healthy.clone();
+        // The sender lives as long as the health checks; without it the state cannot change any more.
+        if healthy.wait_for(|healthy| !healthy).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The health as it changes.
+    pub fn health(&self) -> watch::Receiver<bool> {
+        self.healthy.clone()
+    }
+
     /// Waits for a slot of `--app-max-concurrency`.
     pub async fn slot(&self) -> Slot {
         match &self.slots {

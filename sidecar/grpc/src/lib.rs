@@ -40,6 +40,7 @@ pub enum Server {
 }
 
 /// Settings of the gRPC servers.
+#[derive(Clone)]
 pub struct GrpcOptions {
     /// Largest message in bytes, both ways.
     pub max_message: usize,
@@ -50,7 +51,7 @@ pub struct GrpcOptions {
     /// `spec.api` for protocol grpc.
     pub access: ApiAccess,
     /// Access control of calls from other sidecars.
-    pub invoke_access: InvokeAccess,
+    pub invoke_access: Arc<InvokeAccess>,
 }
 
 /// The gRPC servers of one sidecar, shared by their listeners.

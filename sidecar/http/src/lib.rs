@@ -3,7 +3,6 @@
 //! Order of a request on the API listener (contract `http-api`, section 1): path cleaning, body limit, tracing,
 //! CORS, API token, component middleware, API log, route. What no route serves goes to service invocation.
 
-mod api_access;
 mod api_log;
 mod cors;
 mod invoke;
@@ -29,9 +28,9 @@ use http::Response;
 use outrigger_model::ApiError;
 use outrigger_sidecar_core::{Body, Sidecar};
 
-pub use api_access::{ApiAccess, ApiRule};
 pub use api_log::ApiLog;
 pub use cors::Cors;
+pub use outrigger_resources::ApiAccess;
 pub use server::{Listener, serve};
 
 use request::ApiRequest;
@@ -76,7 +75,7 @@ impl HttpApi {
     /// Builds the route tables.
     pub fn new(core: Arc<Sidecar>, options: HttpOptions) -> Arc<Self> {
         let routes = routes::all();
-        let invoke_fallback = options.access.allows("v1", "invoke", "v1.0/invoke/*");
+        let invoke_fallback = options.access.allows_http("invoke", "v1", "v1.0/invoke/*");
         Arc::new(Self {
             routes: RouteTable::new(routes.iter(), &options.access),
             public_routes: RouteTable::new(routes.iter().filter(|route| route.public), &options.access),

@@ -6,7 +6,7 @@
 use http::Method;
 
 use crate::Handler;
-use crate::api_access::ApiAccess;
+use outrigger_resources::ApiAccess;
 
 /// One declared route.
 pub(crate) struct Route {
@@ -72,9 +72,9 @@ impl RouteTable {
         let mut entries: Vec<Entry> = routes
             .filter(|route| {
                 route.always
-                    || access.allows(
-                        route.group_version,
+                    || access.allows_http(
                         route.group,
+                        route.group_version,
                         &format!("{}/{}", route.version, route.pattern),
                     )
             })

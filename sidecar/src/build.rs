@@ -1,0 +1,357 @@
+//! From settings to the services of a sidecar.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
+use outrigger_components_api::registry::Registry;
+use outrigger_gojson::Value;
+use outrigger_model::duration::GoDuration;
+use outrigger_resources::disk::{self, Filter};
+use outrigger_resources::{
+    AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, configuration,
+};
+use outrigger_sidecar_core::app::{AppChannel, AppHealth};
+use outrigger_sidecar_core::components::ComponentStore;
+use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
+use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
+use outrigger_sidecar_core::health::Readiness;
+use outrigger_sidecar_core::invoke::Invoker;
+use outrigger_sidecar_core::invoke::access::InvokeAccess;
+use outrigger_sidecar_core::invoke::peer::Peers;
+use outrigger_sidecar_core::invoke::resolve::Addresses;
+use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
+use outrigger_sidecar_core::policy::ComponentPolicies;
+use outrigger_sidecar_core::secrets::SecretService;
+use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
+use outrigger_sidecar_core::state::StateService;
+use outrigger_sidecar_core::{Identity, Sidecar};
+use outrigger_sidecar_grpc::{GrpcOptions, is_known_api};
+use outrigger_sidecar_http::{ApiAccess, ApiLog, Cors, HttpOptions};
+use outrigger_trace_context::Sampler;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::VERSION;
+
+/// Why the sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct StartError(pub(crate) String);
+
+impl StartError {
+    pub(crate) fn new(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A sidecar with what runs beside its services.
+pub(crate) struct Built {
+    pub(crate) core: Arc<Sidecar>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) app: Option<Arc<AppChannel>>,
+    pub(crate) app_health: Option<AppHealth>,
+    pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    pub(crate) http: HttpOptions,
+    pub(crate) grpc: GrpcOptions,
+}
+
+/// Reads the Configuration files.
+pub(crate) fn configuration(config: &SidecarConfig) -> Result<Configuration, StartError> {
+    let paths: Vec<PathBuf> = config.config.iter().map(PathBuf::from).collect();
+    let mut loaded =
+        configuration::load::load(&paths, |name| config.environment.get(name).map(str::to_owned))
+            .map_err(|error| StartError(format!("error loading configuration: {error}")))?;
+    loaded
+        .spec
+        .tracing
+        .apply_environment(|name| config.environment.get(name).map(str::to_owned))
+        .map_err(|error| StartError(format!("error loading configuration: {error}")))?;
+    Ok(loaded)
+}
+
+/// Who the sidecar is.
+pub(crate) fn identity(config: &SidecarConfig) -> Identity {
+    let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let hostname = match hostname.trim() {
+        "" => config.environment.get("HOSTNAME").unwrap_or("localhost"),
+        name => name,
+    };
+    Identity {
+        app_id: config.app_id.as_str().into(),
+        namespace: config.namespace_or_default().into(),
+        raw_namespace: config.namespace.as_str().into(),
+        host_address: host_address(config.host_ip.as_deref(), &[]).into(),
+        hostname: hostname.into(),
+    }
+}
+
+/// Loads the components and makes the services.
+pub(crate) async fn build(
+    config: &SidecarConfig,
+    configuration: Configuration,
+    identity: Identity,
+    ports: BoundPorts,
+    registry: Registry,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Built, StartError> {
+    let documents = disk::read(&config.resources_paths).map_err(StartError::new)?;
+    for warning in &documents.warnings {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    let filter = Filter {
+        namespace: &config.namespace,
+        app_id: &config.app_id,
+    };
+    let components = documents.select::<Component>(filter).map_err(StartError::new)?;
+    let endpoints = documents
+        .select::<HttpEndpoint>(filter)
+        .map_err(StartError::new)?;
+    let resiliency = disk::read_resiliency(&config.resources_paths, &config.app_id);
+    for warning in components
+        .warnings
+        .iter()
+        .chain(&endpoints.warnings)
+        .chain(&resiliency.warnings)
+    {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+
+    let resolver = name_resolution(
+        config,
+        &configuration,
+        &identity,
+        ports,
+        &registry,
+        shutdown,
+        tasks,
+    )
+    .await;
+    let store = Arc::new(ComponentStore::default());
+    let loader = Loader::new(
+        store.clone(),
+        registry,
+        LoaderOptions {
+            identity: identity.clone(),
+            pod_name: config.pod_name.clone(),
+            environment: config.environment.clone(),
+            component_environment: config.component_environment(&identity.host_address, ports),
+            env_keys: config.env_keys.clone(),
+            deny: configuration.spec.components.deny.clone(),
+            is_kubernetes: config.mode == Mode::Kubernetes,
+            shutdown: shutdown.child_token(),
+        },
+    );
+    loader
+        .load_all(components.resources)
+        .await
+        .map_err(StartError::new)?;
+
+    let (app_health, healthy) = AppHealth::new(config.app.health_check.as_ref());
+    let max_message = config
+        .body_limit()
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX >> 1);
+    let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
+    let app = AppChannel::new(&config.app, max_message, max_headers, healthy).map(Arc::new);
+    let peers = Arc::new(Peers::new(
+        tasks.clone(),
+        shutdown.child_token(),
+        config.peer_max_idle,
+    ));
+    let invoker = Invoker::new(
+        identity.clone(),
+        app.clone(),
+        Addresses::new(resolver.clone()),
+        peers.clone(),
+        ports.internal_grpc,
+        max_message,
+    )
+    .map_err(StartError::new)?;
+
+    let policies = Arc::new(ComponentPolicies::default());
+    let scopes = SecretScopes::new(&configuration.spec.secrets.scopes).map_err(StartError::new)?;
+    let names = |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>();
+    let core = Arc::new(Sidecar {
+        state: StateService::new(store.clone(), policies.clone(), identity.app_id.clone()),
+        secrets: SecretService::new(
+            store.clone(),
+            policies,
+            Box::new(move |store, name| scopes.allows(store, name)),
+        ),
+        components: store,
+        invoker,
+        tracing: tracing(&configuration),
+        readiness: Readiness::default(),
+        extended: ExtendedMetadata::new(VERSION.into()),
+        facts: StaticMetadata {
+            version: VERSION.into(),
+            enabled_features: configuration
+                .spec
+                .enabled_features()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            http_endpoints: names(&mut endpoints.resources.iter().map(|endpoint| &endpoint.metadata.name)),
+            resiliencies: names(
+                &mut resiliency
+                    .resources
+                    .iter()
+                    .map(|resiliency| &resiliency.metadata.name),
+            ),
+            app: app_metadata(config),
+        },
+        shutdown: ShutdownRequest::default(),
+        outbound_ready: AtomicBool::new(false),
+        identity,
+    });
+    let is_http = config.app.protocol.is_http();
+    let rules = AccessControl::new(&configuration.spec.access_control, is_http).map_err(StartError::new)?;
+    Ok(Built {
+        http: http_options(config, &configuration),
+        grpc: grpc_options(config, &configuration, max_message, InvokeAccess::new(rules)),
+        core,
+        peers,
+        app,
+        app_health,
+        resolver,
+    })
+}
+
+fn tracing(configuration: &Configuration) -> Tracing {
+    let rate = configuration::sampling_rate(&configuration.spec.tracing.sampling_rate);
+    Tracing((rate != 0.0).then(|| Sampler::new(rate)))
+}
+
+/// A resolver that cannot start is reported, not fatal: calls that need it fail with its absence.
+async fn name_resolution(
+    config: &SidecarConfig,
+    configuration: &Configuration,
+    identity: &Identity,
+    ports: BoundPorts,
+    registry: &Registry,
+    shutdown: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Option<Arc<dyn Resolver>> {
+    let spec = configuration.spec.name_resolution.clone().unwrap_or_default();
+    let name = match spec.component.as_str() {
+        "" if config.mode == Mode::Kubernetes => "kubernetes",
+        "" => "mdns",
+        name => name,
+    };
+    let Some(factory) = registry.name_resolution.get(&name.to_lowercase()) else {
+        let known = registry
+            .name_resolution
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
+        tracing::error!(
+            target: "dapr.runtime",
+            "couldn't find name resolver {name}/{}: spec.nameResolution.component must be one of {known}",
+            if spec.version.is_empty() { "v1" } else { &spec.version }
+        );
+        return None;
+    };
+    let listen = config.internal_grpc_listen_address.as_str();
+    let is_loopback = matches!(listen, "127.0.0.1" | "localhost" | "[::1]" | "::1");
+    let info = InstanceInfo {
+        app_id: config.app_id.clone(),
+        namespace: identity.namespace.to_string(),
+        address: if is_loopback {
+            listen.to_owned()
+        } else {
+            identity.host_address.to_string()
+        },
+        internal_port: ports.internal_grpc,
+        http_port: ports.http,
+        app_port: config.app.port.unwrap_or(0),
+        configuration: serde_json::to_vec(&spec.configuration)
+            .ok()
+            .and_then(|json| outrigger_gojson::parse(&json).ok())
+            .filter(|value| *value != Value::Null),
+        env: config
+            .environment
+            .iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
+        shutdown: shutdown.child_token(),
+        tasks: tasks.clone(),
+    };
+    match factory.create(info).await {
+        Ok(resolver) => {
+            tracing::info!(target: "dapr.runtime", "Initialized name resolution to {name}");
+            Some(resolver)
+        }
+        Err(error) => {
+            tracing::error!(target: "dapr.runtime", "error initializing name resolution {name}: {error}");
+            None
+        }
+    }
+}
+
+fn app_metadata(config: &SidecarConfig) -> AppMetadata {
+    let app = &config.app;
+    AppMetadata {
+        port: app.port.unwrap_or(0),
+        protocol: app.protocol.name().into(),
+        channel_address: app.address.clone(),
+        max_concurrency: app
+            .max_concurrency
+            .and_then(|limit| i32::try_from(limit).ok())
+            .unwrap_or(0),
+        health: app.health_check.as_ref().map(|health| AppHealthMetadata {
+            path: if app.protocol.is_http() {
+                health.path.clone()
+            } else {
+                String::new()
+            },
+            probe_interval: go_duration(health.interval),
+            probe_timeout: go_duration(health.timeout),
+            threshold: i32::try_from(health.threshold).unwrap_or(i32::MAX),
+        }),
+    }
+}
+
+fn go_duration(duration: std::time::Duration) -> String {
+    GoDuration::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)).to_string()
+}
+
+fn http_options(config: &SidecarConfig, configuration: &Configuration) -> HttpOptions {
+    let origins = match &config.allowed_origins {
+        AllowedOrigins::Off => Vec::new(),
+        AllowedOrigins::Any => vec!["*".to_owned()],
+        AllowedOrigins::List(list) => list.clone(),
+    };
+    let logging = &configuration.spec.logging.api_logging;
+    HttpOptions {
+        max_body_size: config.body_limit(),
+        read_buffer_size: usize::try_from(config.read_buffer_size).unwrap_or_default(),
+        cors: Cors::new(&origins),
+        api_token: config.api_token.as_ref().map(|token| token.expose().to_owned()),
+        h2c: !config.http_h2c_disabled,
+        access: ApiAccess::for_http(&configuration.spec.api.clone().unwrap_or_default()),
+        api_log: config.api_logging.unwrap_or(logging.enabled).then_some(ApiLog {
+            obfuscate_urls: logging.obfuscate_urls,
+            omit_health_checks: logging.omit_health_checks,
+        }),
+    }
+}
+
+fn grpc_options(
+    config: &SidecarConfig,
+    configuration: &Configuration,
+    max_message: usize,
+    invoke_access: InvokeAccess,
+) -> GrpcOptions {
+    GrpcOptions {
+        max_message,
+        // The reference counts the read buffer in KiB here.
+        max_headers: u32::try_from(config.read_buffer_size.saturating_mul(1024)).unwrap_or(u32::MAX),
+        api_token: config.api_token.as_ref().map(|token| token.expose().to_owned()),
+        access: ApiAccess::for_grpc(&configuration.spec.api.clone().unwrap_or_default(), is_known_api),
+        invoke_access: Arc::new(invoke_access),
+    }
+}
