@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub use environment::Secret;
 pub use flags::{FLAGS, VARIABLES};
-pub use host::{best_address, host_address};
+pub use host::{best_address, host_address, interface_addresses};
 pub use port::{choose_internal_port, stable_port};
 
 /// What the command line asks for.

@@ -16,11 +16,11 @@ spec:
   accessControl: {defaultAction: allow, trustDomain: public}
 ";
 
-/// Why a configuration cannot be loaded; the sidecar does not start.
+/// Why a configuration cannot be loaded; the sidecar does not start and says `error loading configuration: <this>`.
 #[derive(Debug, Error)]
 pub enum ConfigurationError {
     /// The file cannot be read.
-    #[error("error loading configuration: cannot read {}: {source}; check the path given with --config", path.display())]
+    #[error("cannot read {}: {source}; check the path given with --config", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum ConfigurationError {
         source: std::io::Error,
     },
     /// The file is no Configuration.
-    #[error("error loading configuration: {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum ConfigurationError {
         source: YamlError,
     },
     /// A setting makes no sense.
-    #[error("error loading configuration: {0}")]
+    #[error("{0}")]
     Invalid(String),
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// `DAPR_HOST_IP` if set; else the address the system would send from; else the best address of the given
-/// interfaces; else the loopback address, on which sidecars of the same machine still find each other.
+/// interfaces (of the system's own if none are given); else the loopback address, on which sidecars of the same
+/// machine still find each other.
 pub fn host_address(given: Option<&str>, interfaces: &[IpAddr]) -> String {
     if let Some(given) = given {
         return given.to_owned();
@@ -14,9 +15,47 @@ pub fn host_address(given: Option<&str>, interfaces: &[IpAddr]) -> String {
             return address.to_string();
         }
     }
-    best_address(interfaces)
-        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-        .to_string()
+    let best = if interfaces.is_empty() {
+        best_address(&interface_addresses())
+    } else {
+        best_address(interfaces)
+    };
+    best.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string()
+}
+
+/// The addresses of this machine's interfaces, from `/proc`; empty where it cannot be read.
+pub fn interface_addresses() -> Vec<IpAddr> {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut addresses = parse_v4(&file("/proc/net/fib_trie"));
+    addresses.extend(parse_v6(&file("/proc/net/if_inet6")));
+    addresses
+}
+
+/// Local addresses are the leaves `|-- <address>` that `/32 host LOCAL` follows; they occur in several tables.
+fn parse_v4(trie: &str) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let mut leaf = None;
+    for line in trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+        } else if line == "/32 host LOCAL"
+            && let Some(address) = leaf
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// One address a line: 32 hexadecimal digits first.
+fn parse_v6(lines: &str) -> Vec<IpAddr> {
+    lines
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter_map(|digits| u128::from_str_radix(digits, 16).ok())
+        .map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)))
+        .collect()
 }
 
 fn route_source(target: &str) -> Option<IpAddr> {
@@ -94,6 +133,15 @@ mod tests {
     #[test]
     fn loopback_and_tunnel_addresses_are_no_candidates() {
         assert_eq!(best_address(&ips(&["127.0.0.1", "::1", "192.0.0.2"])), None);
+    }
+
+    #[test]
+    fn interfaces_are_read_from_proc() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.0\n        /24 link UNICAST\n     |-- 10.0.0.5\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\nLocal:\n     |-- 10.0.0.5\n        /32 host LOCAL\n     |-- 127.0.0.1\n        /32 host LOCAL\n";
+        assert_eq!(parse_v4(trie), ips(&["10.0.0.5", "127.0.0.1"]));
+        let v6 = "00000000000000000000000000000001 01 80 10 80       lo\nfe80000000000000021122fffe334455 02 40 20 80     eth0\n";
+        assert_eq!(parse_v6(v6), ips(&["::1", "fe80::211:22ff:fe33:4455"]));
+        assert!(parse_v4("").is_empty() && parse_v6("x").is_empty());
     }
 
     #[test]

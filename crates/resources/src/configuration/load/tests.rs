@@ -95,18 +95,16 @@ fn mistakes_name_file_line_and_field() {
     let error = conf(&["spec: {}", "spec:\n  tracing:\n    stdout: maybe"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "error loading configuration: c1.yaml: line 3: field spec.tracing.stdout: must be true or false, not text"
+        "c1.yaml: line 3: field spec.tracing.stdout: must be true or false, not text"
     );
     let error = conf(&["spec: {secrets: {scopes: [{storeName: s}, {storeName: s}]}}"]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "error loading configuration: s storeName is repeated in secrets configuration"
+        "s storeName is repeated in secrets configuration"
     );
     let error = load(&["/does/not/exist.yaml"], |_| None).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .starts_with("error loading configuration: cannot read /does/not/exist.yaml"),
+        error.to_string().starts_with("cannot read /does/not/exist.yaml"),
         "{error}"
     );
 }
