@@ -146,7 +146,7 @@ impl Event {
 
     /// Whether `expiration` is a time that has passed. What is no RFC 3339 time never expires.
     pub fn is_expired(&self, now: Timestamp) -> bool {
-        time::parse(self.attribute("expiration")).is_some_and(|expiration| expiration < now)
+        time::parse_rfc3339(self.attribute("expiration")).is_some_and(|expiration| expiration < now)
     }
 
     /// The data as a gRPC app gets it: `data_base64` decoded, else `data` as text or JSON, by content type. Data of

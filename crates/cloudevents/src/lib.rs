@@ -17,7 +17,7 @@ mod time;
 pub use build::{BuildError, EventInput, build};
 pub use deliver::{BinaryInput, DeliveryError, RawInput};
 pub use event::{DataError, Event};
-pub use time::{format_local, format_utc};
+pub use time::{format_local, format_utc, parse_rfc3339};
 
 /// `type` of an event whose publisher names none.
 pub const DEFAULT_TYPE: &str = "com.dapr.event.sent";

@@ -22,7 +22,7 @@ pub fn format_utc(time: Timestamp) -> String {
 }
 
 /// Reads RFC 3339 as strictly as Go: `T` and `Z` in upper case, seconds given, fraction allowed.
-pub(crate) fn parse(text: &str) -> Option<Timestamp> {
+pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
     let date_and_time = bytes.get(..19)?;
     let shape = date_and_time
@@ -66,9 +66,9 @@ mod tests {
     fn only_rfc_3339_is_read() {
         let utc = "2026-01-02T03:04:05Z".parse().ok();
         for text in ["2026-01-02T03:04:05Z", "2026-01-02T05:04:05+02:00"] {
-            assert_eq!(parse(text), utc, "{text}");
+            assert_eq!(parse_rfc3339(text), utc, "{text}");
         }
-        assert!(parse("2026-01-02T03:04:05.123456789Z").is_some());
+        assert!(parse_rfc3339("2026-01-02T03:04:05.123456789Z").is_some());
         for text in [
             "",
             "soon",
@@ -80,7 +80,7 @@ mod tests {
             "2026-13-02T03:04:05Z",
             "2026-01-02T03:04:05+02:00[Europe/Paris]",
         ] {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(parse_rfc3339(text), None, "{text}");
         }
     }
 }
