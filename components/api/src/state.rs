@@ -271,6 +271,12 @@ pub trait StateStore: Send + Sync + 'static {
         self.features().contains(&feature)
     }
 
+    /// Whether [`StateStore::query`] may be called: some stores answer it with an error of their own although
+    /// their server lacks what [`StateFeature::QueryApi`] needs.
+    fn can_query(&self) -> bool {
+        self.has(StateFeature::QueryApi)
+    }
+
     /// Reads one key.
     async fn get(&self, request: GetRequest) -> Result<GetResponse, StateError>;
 
@@ -350,7 +356,7 @@ pub trait StateStore: Send + Sync + 'static {
         ))
     }
 
-    /// Runs a query. Only called when [`StateFeature::QueryApi`] is declared.
+    /// Runs a query. Only called when [`StateStore::can_query`].
     async fn query(&self, _request: QueryRequest) -> Result<QueryResponse, StateError> {
         Err(StateError::Unsupported(
             "state store does not support querying".into(),

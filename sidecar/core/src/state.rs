@@ -315,7 +315,7 @@ impl Store<'_> {
         parse: impl FnOnce() -> Result<Value, String> + Send,
         metadata: RequestMetadata,
     ) -> Result<QueryResponse, ApiError> {
-        if !self.loaded.store.has(StateFeature::QueryApi) {
+        if !self.loaded.store.can_query() {
             return Err(errors::querying_not_supported(self.name));
         }
         let query = parse().map_err(|text| errors::query(self.name, &text))?;

@@ -4,4 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod server;
+mod state;
 mod streams;

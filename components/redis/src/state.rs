@@ -1,0 +1,248 @@
+//! `state.redis`: a hash for each key, with fields `data`, `version` (the etag) and `first-write` (contract
+//! `state`, section 7).
+
+mod script;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use outrigger_components_api::metadata::go_integer;
+use outrigger_components_api::state::{
+    DeleteRequest, GetRequest, GetResponse, QueryRequest, QueryResponse, SetRequest, StateError, StateFeature,
+    StateStore, StateValue, TransactionOperation, TransactionRequest,
+};
+use outrigger_components_api::{InitContext, InitError, RequestMetadata};
+use outrigger_gojson::Numbers;
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind};
+
+use crate::link::Link;
+use crate::settings::{Purpose, Settings, Strict};
+
+/// How long a strongly consistent write waits for the replicas.
+const REPLICAS: Duration = Duration::from_secs(1);
+
+/// A state store on Redis.
+#[derive(Debug)]
+pub struct RedisState {
+    link: Link,
+    /// Lifetime of what is written without one, in seconds.
+    ttl: Option<i64>,
+    /// Replicas connected when the store was opened.
+    replicas: u32,
+}
+
+impl RedisState {
+    /// Connects. Settings: the shared ones and `ttlInSeconds`.
+    ///
+    /// # Errors
+    /// Names the wrong setting or the server that does not answer.
+    pub async fn connect(context: &InitContext) -> Result<Self, InitError> {
+        let settings = Settings::decode(&context.properties, Purpose::State)?;
+        let mut strict = Strict::new(&context.properties)?;
+        let ttl = strict.integer("ttlInSeconds");
+        strict.finish()?;
+        let link = Link::new(settings);
+        let mut info = redis::cmd("INFO");
+        info.arg("replication");
+        let replication: String = link.run(&info).await.map_err(|error| {
+            InitError(format!(
+                "redis store: error connecting to redis at {}: {error}",
+                link.settings().host_text()
+            ))
+        })?;
+        Ok(Self {
+            link,
+            ttl,
+            replicas: connected_replicas(&replication),
+        })
+    }
+
+    /// The script call of a write.
+    fn set_command(&self, request: &SetRequest, data: &[u8], records_first_write: bool) -> Result<Cmd, StateError> {
+        let etag = match &request.etag {
+            Some(etag) if request.options.concurrency != "last-write" => go_integer(etag, 10)
+                .and_then(|etag| i64::try_from(etag).map_err(|_| "value out of range"))
+                .map_err(|reason| {
+                    StateError::EtagInvalid(Some(format!("strconv.Atoi: parsing {etag:?}: {reason}")))
+                })?,
+            _ => 0,
+        };
+        let ttl = ttl(&request.metadata)?.or(self.ttl);
+        let first_write = records_first_write && request.options.is_first_write();
+        Ok(script::set(&request.key, etag, data, first_write, ttl))
+    }
+
+    /// Waits until the replicas have the write, if asked to and if there are any.
+    async fn wait_for_replicas(&self, consistency: &str) -> Result<(), StateError> {
+        if consistency != "strong" || self.replicas == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        command.arg(self.replicas).arg(REPLICAS.as_millis() as u64);
+        self.link.run::<i64>(&command).await.map(|_| ()).map_err(|error| {
+            StateError::Other(format!(
+                "redis waiting for {} replicas to acknowledge write, err: {error}",
+                self.replicas
+            ))
+        })
+    }
+}
+
+/// Bytes as they are, JSON as the fast encoder of Go's component writes it.
+fn encode(value: &StateValue) -> Result<Bytes, StateError> {
+    match value {
+        StateValue::Bytes(bytes) => Ok(bytes.clone()),
+        StateValue::Json(value) => {
+            value
+                .check_floats()
+                .map_err(|error| StateError::other(error.to_string()))?;
+            Ok(outrigger_gojson::to_vec(value, Numbers::SixDecimals, false).into())
+        }
+    }
+}
+
+/// `ttlInSeconds`: above zero a lifetime, else none; absent or empty: as it was.
+fn ttl(metadata: &RequestMetadata) -> Result<Option<i64>, StateError> {
+    let Some(text) = metadata.get("ttlInSeconds").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    go_integer(text, 10)
+        .and_then(|seconds| i64::try_from(seconds).map_err(|_| "value out of range"))
+        .map(Some)
+        .map_err(|reason| {
+            StateError::Other(format!(
+                "failed to parse ttl from metadata: strconv.ParseInt: parsing {text:?}: {reason}"
+            ))
+        })
+}
+
+fn connected_replicas(info: &str) -> u32 {
+    info.lines()
+        .find_map(|line| line.strip_prefix("connected_slaves:"))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Whether a script refused, as opposed to a server that could not be asked.
+fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension)
+        && error.to_string().contains(script::REFUSED)
+}
+
+fn failed(error: &RedisError) -> StateError {
+    StateError::other(error.to_string())
+}
+
+#[async_trait]
+impl StateStore for RedisState {
+    fn features(&self) -> &[StateFeature] {
+        &[StateFeature::Etag, StateFeature::Transactional, StateFeature::Ttl]
+    }
+
+    fn can_query(&self) -> bool {
+        true
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<GetResponse, StateError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(&request.key).arg("data").arg("version");
+        let found = self.link.run::<(Option<Vec<u8>>, Option<String>)>(&command).await;
+        match found {
+            Ok((None, None)) => Ok(GetResponse::default()),
+            Ok((Some(data), Some(version))) => Ok(GetResponse {
+                data: Some(data.into()),
+                etag: Some(version),
+                ..Default::default()
+            }),
+            Ok(_) => Err(StateError::other(
+                "required hash field 'data' or 'version' was not found",
+            )),
+            // Written before there were etags, or by somebody else: a plain value.
+            Err(error) if error.code() == Some("WRONGTYPE") => {
+                let mut command = redis::cmd("GET");
+                command.arg(&request.key);
+                let data: Option<Vec<u8>> = self.link.run(&command).await.map_err(|error| failed(&error))?;
+                Ok(GetResponse {
+                    data: data.map(Bytes::from),
+                    ..Default::default()
+                })
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    async fn set(&self, request: SetRequest) -> Result<(), StateError> {
+        request.options.check()?;
+        let data = encode(&request.value)?;
+        let command = self.set_command(&request, &data, true)?;
+        if let Err(error) = self.link.run::<i64>(&command).await {
+            return Err(match &request.etag {
+                Some(_) if is_refusal(&error) => StateError::EtagMismatch(Some(error.to_string())),
+                _ => StateError::Other(format!("failed to set key {}: {error}", request.key)),
+            });
+        }
+        self.wait_for_replicas(&request.options.consistency).await
+    }
+
+    async fn delete(&self, request: DeleteRequest) -> Result<(), StateError> {
+        request.options.check()?;
+        let command = script::delete(&request.key, request.etag.as_deref());
+        match self.link.run::<i64>(&command).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_refusal(&error) => Err(StateError::EtagMismatch(Some(error.to_string()))),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// One step, but without a way back: Redis keeps what came before a refused operation.
+    async fn transact(&self, request: TransactionRequest) -> Result<(), StateError> {
+        if request.operations.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = Pipeline::new();
+        pipeline.atomic();
+        for operation in &request.operations {
+            pipeline.add_command(match operation {
+                // Go forgets to tell the script about first-write here, so it is not recorded.
+                TransactionOperation::Upsert(set) => self.set_command(set, &encode(&set.value)?, false)?,
+                TransactionOperation::Delete(delete) => script::delete(&delete.key, delete.etag.as_deref()),
+            });
+        }
+        self.link
+            .run_all::<redis::Value>(&pipeline)
+            .await
+            .map(|_| ())
+            .map_err(|error| failed(&error))
+    }
+
+    async fn query(&self, _request: QueryRequest) -> Result<QueryResponse, StateError> {
+        Err(StateError::other(
+            "redis-json server support is required for query capability",
+        ))
+    }
+
+    async fn ping(&self) -> Result<(), StateError> {
+        self.link.ping().await.map_err(|error| {
+            StateError::Other(format!(
+                "redis store: error connecting to redis at {}: {error}",
+                self.link.settings().host_text()
+            ))
+        })
+    }
+
+    async fn close(&self) {
+        self.link.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_counted() {
+        assert_eq!(connected_replicas("# Replication\r\nrole:master\r\nconnected_slaves:2\r\n"), 2);
+        assert_eq!(connected_replicas("role:master"), 0);
+    }
+}

@@ -1,0 +1,72 @@
+//! The two steps that must not be interrupted, as scripts in the server.
+//!
+//! What they leave in the server is what Go sidecars leave there; lifetimes are set in the same step here, so
+//! that nothing stays for ever because its writer died in between.
+
+use redis::Cmd;
+
+/// What a refusal says. Clients see it as the cause of an etag mismatch.
+pub(super) const REFUSED: &str = "etag refused";
+
+/// KEYS: key. ARGV: expected version or 0, data, 0 = record a first write, lifetime in seconds or empty.
+/// Answers the new version.
+const SET: &str = r#"
+local key, expected, data, mode, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local version = redis.pcall('HGET', key, 'version')
+if type(version) == 'table' then
+  redis.call('DEL', key)
+  version = false
+end
+local exists = version and version ~= ''
+if exists and version ~= expected then
+  local guarded = redis.call('HEXISTS', key, 'first-write') == 1
+  if guarded or expected ~= '0' then
+    return redis.error_reply('ERR etag refused: failed to set key ' .. key)
+  end
+end
+redis.call('HSET', key, 'data', data)
+if mode == '0' then
+  redis.call('HSET', key, 'first-write', 0)
+end
+local now = redis.call('HINCRBY', key, 'version', 1)
+if ttl ~= '' then
+  if tonumber(ttl) > 0 then
+    redis.call('EXPIRE', key, ttl)
+  else
+    redis.call('PERSIST', key)
+  end
+end
+return now
+"#;
+
+/// KEYS: key. ARGV: expected version or 0. Answers how many keys were removed.
+const DELETE: &str = r#"
+local key, expected = KEYS[1], ARGV[1]
+local version = redis.pcall('HGET', key, 'version')
+local exists = version and type(version) ~= 'table' and version ~= ''
+if exists and version ~= expected and expected ~= '0' then
+  return redis.error_reply('ERR etag refused: failed to delete ' .. key)
+end
+return redis.call('DEL', key)
+"#;
+
+fn eval(script: &str, key: &str) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script.trim()).arg(1).arg(key);
+    command
+}
+
+/// A write. `etag` 0: any version, unless the key was written as a first write.
+pub(super) fn set(key: &str, etag: i64, data: &[u8], first_write: bool, ttl: Option<i64>) -> Cmd {
+    let mut command = eval(SET, key);
+    command.arg(etag).arg(data).arg(if first_write { 0 } else { 1 });
+    command.arg(ttl.map(|seconds| seconds.to_string()).unwrap_or_default());
+    command
+}
+
+/// A removal.
+pub(super) fn delete(key: &str, etag: Option<&str>) -> Cmd {
+    let mut command = eval(DELETE, key);
+    command.arg(etag.unwrap_or("0"));
+    command
+}
