@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_components_api::metadata::go_integer;
 use outrigger_components_api::state::{
-    DeleteRequest, GetRequest, GetResponse, QueryRequest, QueryResponse, SetRequest, StateError, StateFeature,
-    StateStore, StateValue, TransactionOperation, TransactionRequest,
+    DeleteRequest, GetRequest, GetResponse, QueryRequest, QueryResponse, SetRequest, StateError,
+    StateFeature, StateStore, StateValue, TransactionOperation, TransactionRequest,
 };
 use outrigger_components_api::{InitContext, InitError, RequestMetadata};
 use outrigger_gojson::Numbers;
@@ -59,7 +59,12 @@ impl RedisState {
     }
 
     /// The script call of a write.
-    fn set_command(&self, request: &SetRequest, data: &[u8], records_first_write: bool) -> Result<Cmd, StateError> {
+    fn set_command(
+        &self,
+        request: &SetRequest,
+        data: &[u8],
+        records_first_write: bool,
+    ) -> Result<Cmd, StateError> {
         let etag = match &request.etag {
             Some(etag) if request.options.concurrency != "last-write" => go_integer(etag, 10)
                 .and_then(|etag| i64::try_from(etag).map_err(|_| "value out of range"))
@@ -126,8 +131,10 @@ fn connected_replicas(info: &str) -> u32 {
 
 /// Whether a script refused, as opposed to a server that could not be asked.
 fn is_refusal(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension)
-        && error.to_string().contains(script::REFUSED)
+    matches!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension
+    ) && error.to_string().contains(script::REFUSED)
 }
 
 fn failed(error: &RedisError) -> StateError {
@@ -242,7 +249,10 @@ mod tests {
 
     #[test]
     fn replicas_are_counted() {
-        assert_eq!(connected_replicas("# Replication\r\nrole:master\r\nconnected_slaves:2\r\n"), 2);
+        assert_eq!(
+            connected_replicas("# Replication\r\nrole:master\r\nconnected_slaves:2\r\n"),
+            2
+        );
         assert_eq!(connected_replicas("role:master"), 0);
     }
 }

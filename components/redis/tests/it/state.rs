@@ -49,7 +49,10 @@ async fn errors_have_the_kinds_and_texts_of_dapr() {
     let mut delete = removal("k");
     delete.etag = Some("9".into());
     delete.options.concurrency = "last-write".into();
-    assert!(matches!(store.delete(delete).await, Err(StateError::EtagMismatch(Some(_)))));
+    assert!(matches!(
+        store.delete(delete).await,
+        Err(StateError::EtagMismatch(Some(_)))
+    ));
     request.metadata.insert("ttlInSeconds".into(), "abc".into());
     assert_eq!(
         store.set(request).await.unwrap_err().to_string(),
@@ -61,7 +64,10 @@ async fn errors_have_the_kinds_and_texts_of_dapr() {
     store.set(first.clone()).await.unwrap();
     for second in [first, write("f", "2")] {
         let error = store.set(second).await.unwrap_err();
-        assert!(matches!(&error, StateError::Other(text) if text.starts_with("failed to set key f: ")), "{error}");
+        assert!(
+            matches!(&error, StateError::Other(text) if text.starts_with("failed to set key f: ")),
+            "{error}"
+        );
     }
     assert!(store.can_query());
     let query = QueryRequest {
@@ -83,7 +89,10 @@ async fn plain_values_of_others_are_read_and_replaced() {
     assert_eq!((got.data.as_deref(), got.etag), (Some(&b"plain"[..]), None));
     store.set(write("k", "hash")).await.unwrap();
     let got = read(&store, "k").await;
-    assert_eq!((got.data.as_deref(), got.etag.as_deref()), (Some(&b"hash"[..]), Some("1")));
+    assert_eq!(
+        (got.data.as_deref(), got.etag.as_deref()),
+        (Some(&b"hash"[..]), Some("1"))
+    );
     let _: String = server.command(&["SET", "k", "plain"]).await;
     store.delete(removal("k")).await.unwrap();
     assert_eq!(read(&store, "k").await.data, None);
@@ -95,7 +104,10 @@ async fn plain_values_of_others_are_read_and_replaced() {
         })
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), "required hash field 'data' or 'version' was not found");
+    assert_eq!(
+        error.to_string(),
+        "required hash field 'data' or 'version' was not found"
+    );
 }
 
 #[tokio::test]
@@ -198,7 +210,10 @@ async fn play(store: &RedisState, input: &Value) -> Vec<Result<(), StateError>> 
             let bytes = BASE64.decode(input["value_b64"].as_str().unwrap()).unwrap();
             let metadata = metadata(&input["metadata"]);
             let mut request = set(prefix, &json!({"key": input["key"], "value": null}));
-            request.value = if metadata.get("contentType").is_some_and(|t| t == "application/json") {
+            request.value = if metadata
+                .get("contentType")
+                .is_some_and(|t| t == "application/json")
+            {
                 // The API refuses what is no JSON before the store sees it.
                 match outrigger_gojson::parse(&bytes) {
                     Ok(value) => StateValue::Json(value),
