@@ -1,0 +1,44 @@
+//! The official Python SDK, unmodified: its clients (gRPC, HTTP invocation, asynchronous) and its app extensions
+//! (gRPC, FastAPI, Flask) against our sidecars.
+
+use outrigger_e2e::sdk::{App, World, installed, root};
+
+/// For the FastAPI app, which has no programmatic subscription for this topic.
+const DECLARED: &str = "
+apiVersion: dapr.io/v2alpha1
+kind: Subscription
+metadata: {name: declared}
+spec:
+  pubsubname: pubsub
+  topic: py-declared
+  routes:
+    rules:
+    - {match: 'event.type == \"important\"', path: /declared-important}
+    default: /declared
+scopes: [py-fastapi]
+";
+
+#[tokio::test]
+async fn every_call_of_the_python_sdk_is_served() {
+    let python = installed(".cache/venv/bin/python");
+    let script = |name: &str| root().join("e2e/sdk/python").join(name).display().to_string();
+    let mut world = World::start(&[DECLARED]).await;
+    for (app_id, file, protocol) in [
+        ("py-fastapi", "app_fastapi.py", "http"),
+        ("py-flask", "app_flask.py", "http"),
+        ("py-grpc", "app_grpc.py", "grpc"),
+    ] {
+        let app = App {
+            protocol,
+            program: python.clone(),
+            args: vec![script(file)],
+        };
+        world.app(app_id, &app).await;
+    }
+    world.sidecar("py-driver").await;
+    world.sidecar("py-ending").await;
+    let grpc = |app_id: &str| format!("127.0.0.1:{}", world.daprd(app_id).grpc_port());
+    let args = [script("driver.py"), grpc("py-ending"), grpc("py-fastapi")];
+    world.drive("py-driver", &python, &args, 40).await;
+    world.ended("py-ending").await;
+}
