@@ -47,6 +47,7 @@ pub struct World {
     dir: tempfile::TempDir,
     resources: Vec<String>,
     config: String,
+    env: Vec<(String, String)>,
     sidecars: Vec<Sidecar>,
     /// Ends last.
     _redis: RedisServer,
@@ -107,9 +108,17 @@ impl World {
             dir,
             resources,
             config,
+            env: Vec::new(),
             sidecars: Vec::new(),
             _redis: redis,
         }
+    }
+
+    /// Sets an environment variable for apps and drivers.
+    #[must_use]
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
     }
 
     /// Starts a sidecar without an app and waits until it is ready.
@@ -142,7 +151,7 @@ impl World {
         let program = Program::new(&format!("app-{app_id}"), &app.program, &dir)
             .args(app.args.iter().cloned())
             .env("APP_PORT", &port.number().to_string());
-        let started = with_ports(program, &daprd).start();
+        let started = with_env(program, &daprd, &self.env).start();
         let mut sidecar = Sidecar {
             app: Some(started),
             daprd,
@@ -205,7 +214,7 @@ impl World {
     pub async fn drive(&mut self, app_id: &str, program: &Path, args: &[String], at_least: usize) {
         let dir = self.dir.path().to_path_buf();
         let driver = Program::new(&format!("driver-{app_id}"), program, &dir).args(args.iter().cloned());
-        let mut running = with_ports(driver, self.daprd(app_id)).start();
+        let mut running = with_env(driver, self.daprd(app_id), &self.env).start();
         let ended = running.wait_exit(DRIVER_LIMIT).await;
         let log = running.log();
         let problems = judge(&log, at_least);
@@ -226,8 +235,11 @@ impl World {
     }
 }
 
-/// The variables by which SDKs find their sidecar.
-fn with_ports(program: Program, daprd: &Daprd) -> Program {
+/// The variables by which SDKs find their sidecar, and the world's own.
+fn with_env(program: Program, daprd: &Daprd, more: &[(String, String)]) -> Program {
+    let program = more
+        .iter()
+        .fold(program, |program, (key, value)| program.env(key, value));
     program
         .env("APP_ID", daprd.app_id())
         .env("DAPR_HTTP_PORT", &daprd.http_port().to_string())

@@ -1,0 +1,252 @@
+// Calls everything of the official JavaScript SDK that the sidecar's building blocks serve, over HTTP and over gRPC.
+//
+// Runs beside a sidecar without an app (app id js-driver). Arguments: the HTTP port of a further sidecar and the gRPC
+// port of another, both to be shut down.
+"use strict";
+
+const assert = require("node:assert/strict");
+const {
+  CommunicationProtocolEnum,
+  DaprClient,
+  HttpMethod,
+  StateConcurrencyEnum,
+  StateConsistencyEnum,
+} = require("@dapr/dapr");
+
+const PATIENCE = 20_000;
+const checks = [];
+const check = (name, run) => checks.push([name, run]);
+
+// The SDK reports what a call answered as an error, too; that is not what the checks print.
+for (const level of ["error", "warn", "info", "debug"]) {
+  console[level] = () => {};
+}
+
+async function eventually(look, what) {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    const value = await look();
+    if (value) {
+      return value;
+    }
+    if (Date.now() > end) {
+      throw new Error(`no ${what} within ${PATIENCE} ms`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function client(protocol, port) {
+  const grpc = protocol === "grpc";
+  return new DaprClient({
+    daprHost: "127.0.0.1",
+    daprPort: port ?? (grpc ? process.env.DAPR_GRPC_PORT : process.env.DAPR_HTTP_PORT),
+    communicationProtocol: grpc ? CommunicationProtocolEnum.GRPC : CommunicationProtocolEnum.HTTP,
+  });
+}
+
+for (const protocol of ["http", "grpc"]) {
+  const dapr = client(protocol);
+  const grpc = protocol === "grpc";
+  const on = (name, run) => check(`${protocol}: ${name}`, run);
+
+  on("health and start", async () => {
+    await dapr.start();
+    assert.equal(await dapr.health.isHealthy(), true);
+  });
+
+  on("metadata: get and set", async () => {
+    assert.equal(await dapr.metadata.set("colour", `deep ${protocol}`), true);
+    const metadata = await dapr.metadata.get();
+    assert.equal(metadata.id, "js-driver");
+    assert.equal(metadata.extended.colour, `deep ${protocol}`);
+    const store = metadata.components.find((one) => one.name === "statestore");
+    assert.equal(store.type, "state.sqlite");
+    assert.equal(store.version, "v1");
+  });
+
+  for (const store of ["statestore", "memstore"]) {
+    const key = (name) => `${protocol}-${name}`;
+
+    on(`state (${store}): save, get, delete`, async () => {
+      const values = { object: { a: [1, 2] }, text: "words", number: 7 };
+      const objects = Object.entries(values).map(([name, value]) => ({ key: key(name), value }));
+      assert.equal((await dapr.state.save(store, objects)).error, undefined);
+      for (const [name, value] of Object.entries(values)) {
+        assert.deepEqual(await dapr.state.get(store, key(name)), value);
+      }
+      assert.equal((await dapr.state.delete(store, key("object"))).error, undefined);
+      assert.equal(await dapr.state.get(store, key("object")), "");
+    });
+
+    on(`state (${store}): bulk get with ETags`, async () => {
+      await dapr.state.save(store, [1, 2, 3].map((n) => ({ key: key(`b${n}`), value: { n } })));
+      const items = await dapr.state.getBulk(store, [key("b1"), key("b2"), key("none")], { parallelism: 2 });
+      const found = Object.fromEntries(items.map((item) => [item.key, item]));
+      assert.deepEqual(found[key("b1")].data, { n: 1 });
+      assert.deepEqual(found[key("b2")].data, { n: 2 });
+      assert.ok(found[key("b1")].etag);
+      assert.ok(!found[key("none")].data);
+    });
+
+    on(`state (${store}): a stale ETag fails`, async () => {
+      await dapr.state.save(store, [{ key: key("e"), value: "1" }]);
+      const [{ etag }] = await dapr.state.getBulk(store, [key("e")]);
+      const options = {
+        concurrency: StateConcurrencyEnum.CONCURRENCY_FIRST_WRITE,
+        consistency: StateConsistencyEnum.CONSISTENCY_STRONG,
+      };
+      const save = (value) => dapr.state.save(store, [{ key: key("e"), value, etag, options: { ...options } }]);
+      assert.equal((await save("2")).error, undefined);
+      // Over HTTP the SDK returns the error, over gRPC it throws it.
+      const failed = await save("3").catch((error) => ({ error }));
+      assert.match(String(failed.error), grpc ? /aborted/i : /409|ERR_STATE_SAVE/);
+      const deleted = await dapr.state.delete(store, key("e"), { etag, ...options }).catch((error) => ({ error }));
+      assert.match(String(deleted.error), grpc ? /aborted/i : /409|ERR_STATE_DELETE/);
+      assert.equal(String(await dapr.state.get(store, key("e"))), "2");
+    });
+
+    on(`state (${store}): transaction`, async () => {
+      await dapr.state.save(store, [{ key: key("old"), value: "x" }]);
+      await dapr.state.transaction(store, [
+        { operation: "upsert", request: { key: key("t"), value: "new" } },
+        { operation: "delete", request: { key: key("old") } },
+      ]);
+      assert.equal(await dapr.state.get(store, key("t")), "new");
+      assert.equal(await dapr.state.get(store, key("old")), "");
+    });
+
+    on(`state (${store}): time to live`, async () => {
+      const metadata = { ttlInSeconds: "1" };
+      await dapr.state.save(store, [{ key: key("ttl"), value: "soon gone", metadata }]);
+      assert.equal(await dapr.state.get(store, key("ttl")), "soon gone");
+      await eventually(async () => (await dapr.state.get(store, key("ttl"))) === "", "end of life");
+    });
+  }
+
+  on("state: an unknown store is refused", async () => {
+    await assert.rejects(dapr.state.get("no-such-store", "k"), /state store no-such-store is not found/);
+  });
+
+  on("secrets: one, all, and a missing one", async () => {
+    assert.deepEqual(await dapr.secret.get("secrets", "plain"), { plain: "hush" });
+    const all = await dapr.secret.getBulk("secrets");
+    assert.deepEqual(all.plain, { plain: "hush" });
+    assert.deepEqual(all["nested:inner"], { "nested:inner": "deep" });
+    await assert.rejects(dapr.secret.get("secrets", "missing"), /missing/);
+    await assert.rejects(dapr.secret.get("no-such-store", "plain"), /no-such-store/);
+  });
+
+  for (const app of ["js-http", "js-grpc"]) {
+    on(`invoke ${app}`, async () => {
+      for (const method of [HttpMethod.POST, HttpMethod.PUT, HttpMethod.DELETE]) {
+        const options = { headers: { "x-question": "why" } };
+        const answer = await dapr.invoker.invoke(app, "echo", method, { n: 1 }, options);
+        assert.equal(answer.verb, method);
+        assert.deepEqual(answer.body, { n: 1 });
+        assert.equal(answer.type, "application/json");
+        if (!grpc && app === "js-http") {
+          assert.equal(answer.header, "why");
+        }
+      }
+      const answer = await dapr.invoker.invoke(app, "echo", HttpMethod.GET);
+      assert.equal(answer.verb, HttpMethod.GET);
+    });
+  }
+
+  on("invoke: an app that is not there, a method that is not there", async () => {
+    await assert.rejects(dapr.invoker.invoke("no-such-app", "m", HttpMethod.GET), /no-such-app|ERR_DIRECT_INVOKE/);
+    await assert.rejects(dapr.invoker.invoke("js-http", "no-such-method", HttpMethod.GET), /404|Not Found|not_found/i);
+  });
+
+  // Events go from each kind of client to each kind of app.
+  for (const app of ["http", "grpc"]) {
+    const topic = (name) => `js-${app}-${name}`;
+    const received = async (name, wanted) => {
+      let last;
+      return eventually(
+        async () => {
+          const answer = await client("http").invoker.invoke(`js-${app}`, "received", HttpMethod.POST, { name });
+          last = answer.events;
+          return last.find(wanted);
+        },
+        `event in ${name} (got ${() => JSON.stringify(last)})`,
+      );
+    };
+    const mark = (data) => JSON.stringify(data).includes(protocol);
+    const publish = async (name, data, options) => {
+      const { error } = await dapr.pubsub.publish("pubsub", topic(name), data, options);
+      assert.equal(error, undefined);
+    };
+
+    on(`publish to the ${app} app: objects, text, CloudEvents`, async () => {
+      await publish("plain", { from: protocol, n: 1 });
+      assert.deepEqual(await received("plain", (data) => data.from === protocol), { from: protocol, n: 1 });
+      await publish("plain", `text over ${protocol}`);
+      await received("plain", (data) => data === `text over ${protocol}`);
+      const event = { specversion: "1.0", id: protocol, source: "me", type: "mine" };
+      await publish("plain", { ...event, datacontenttype: "application/json", data: { event: protocol } });
+      await received("plain", (data) => data.event === protocol);
+      await publish("route", { routed: protocol }, { contentType: "application/json", metadata: { ttlInSeconds: "60" } });
+      await received("route", (data) => data.routed === protocol);
+    });
+
+    on(`publish to the ${app} app: raw payload`, async () => {
+      await publish("raw", { raw: protocol }, { metadata: { rawPayload: "true" } });
+      await received("raw", mark);
+    });
+
+    on(`publish to the ${app} app: RETRY, DROP, rules`, async () => {
+      await publish("retry", { again: protocol });
+      const retried = await received("retry", mark);
+      assert.equal(retried.attempts, 2);
+      await publish("drop", { poison: protocol });
+      await received("dead", mark);
+      await publish("rules", { rule: protocol }, { metadata: { "cloudevent.type": "important" } });
+      await received("important", mark);
+      await publish("rules", { rule: protocol });
+      await received("other", mark);
+    });
+
+    on(`publish many to the ${app} app, which takes them in bulk`, async () => {
+      const messages = [{ n: 1, from: protocol }, { event: { n: 2, from: protocol }, contentType: "application/json" }];
+      messages.push({ entryID: "mine", event: { n: 3, from: protocol } });
+      const answer = await dapr.pubsub.publishBulk("pubsub", topic("bulk"), messages);
+      assert.deepEqual(answer.failedMessages, []);
+      for (const n of [1, 2, 3]) {
+        await received("bulk", (data) => data.n === n && data.from === protocol);
+      }
+    });
+  }
+
+  on("publish: an unknown broker is refused", async () => {
+    const failed = await dapr.pubsub.publish("no-such-broker", "t", { a: 1 }).catch((error) => error);
+    assert.match(String(failed.error), /pubsub no-such-broker is not found/);
+    const many = await dapr.pubsub.publishBulk("no-such-broker", "t", [{ a: 1 }]);
+    assert.equal(many.failedMessages.length, 1);
+  });
+
+  on("shutdown ends a sidecar", async () => {
+    const other = client(protocol, process.argv[grpc ? 3 : 2]);
+    await other.start();
+    assert.equal((await other.metadata.get()).id, `js-ending-${protocol}`);
+    await other.sidecar.shutdown();
+    await eventually(async () => !(await other.health.isHealthy().catch(() => false)), "end of the sidecar");
+  });
+}
+
+async function main() {
+  for (const [name, run] of checks) {
+    let line = { check: name, ok: true };
+    try {
+      await run();
+    } catch (error) {
+      line = { check: name, ok: false, detail: String(error?.stack ?? error).split("\n").slice(0, 6).join(" | ") };
+    }
+    console.log(JSON.stringify(line));
+  }
+  console.log(JSON.stringify({ done: checks.length }));
+  process.exit(0);
+}
+
+main();

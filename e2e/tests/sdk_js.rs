@@ -1,0 +1,31 @@
+//! The official JavaScript SDK, unmodified: DaprClient and DaprServer, both over HTTP and over gRPC.
+
+use std::path::PathBuf;
+
+use outrigger_e2e::sdk::{App, World, installed, root};
+
+#[tokio::test]
+async fn every_call_of_the_javascript_sdk_is_served() {
+    let modules = installed(".cache/npm/node_modules").display().to_string();
+    let script = |name: &str| root().join("e2e/sdk/js").join(name).display().to_string();
+    let node = PathBuf::from("node");
+    let mut world = World::start(&[]).await.with_env("NODE_PATH", &modules);
+    for protocol in ["http", "grpc"] {
+        let app = App {
+            protocol,
+            program: node.clone(),
+            args: vec![script("app.js"), protocol.to_owned()],
+        };
+        world.app(&format!("js-{protocol}"), &app).await;
+        world.sidecar(&format!("js-ending-{protocol}")).await;
+    }
+    world.sidecar("js-driver").await;
+    let args = [
+        script("driver.js"),
+        world.daprd("js-ending-http").http_port().to_string(),
+        world.daprd("js-ending-grpc").grpc_port().to_string(),
+    ];
+    world.drive("js-driver", &node, &args, 50).await;
+    world.ended("js-ending-http").await;
+    world.ended("js-ending-grpc").await;
+}
