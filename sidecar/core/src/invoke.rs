@@ -14,6 +14,7 @@ pub mod access;
 pub mod error;
 pub mod frames;
 pub mod headers;
+pub mod lead;
 pub mod local;
 pub mod message;
 pub mod method;

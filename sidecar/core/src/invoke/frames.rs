@@ -372,16 +372,16 @@ pub struct FramesBody {
 }
 
 impl FramesBody {
-    /// The messages of a request.
-    pub fn request(lead: &InternalInvokeRequestStream, body: Body, wait_for_first: bool) -> Self {
-        Self::new(lead.encode_to_vec(), body, wait_for_first, None)
+    /// The messages of a request with this leading one ([`super::lead::encode_request`]).
+    pub fn request(lead: Vec<u8>, body: Body, wait_for_first: bool) -> Self {
+        Self::new(lead, body, wait_for_first, None)
     }
 
-    /// The messages of an answer, ending with status OK.
-    pub fn response(lead: &InternalInvokeResponseStream, body: Body, wait_for_first: bool) -> Self {
+    /// The messages of an answer with this leading one ([`super::lead::encode_response`]), ending with status OK.
+    pub fn response(lead: Vec<u8>, body: Body, wait_for_first: bool) -> Self {
         let mut trailers = HeaderMap::with_capacity(1);
         trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-        Self::new(lead.encode_to_vec(), body, wait_for_first, Some(trailers))
+        Self::new(lead, body, wait_for_first, Some(trailers))
     }
 
     fn new(lead: Vec<u8>, inner: Body, wait_for_first: bool, trailers: Option<HeaderMap>) -> Self {
@@ -538,7 +538,7 @@ mod tests {
     async fn the_first_piece_travels_with_the_leading_message() {
         for size in [1, COPY_BELOW, COPY_BELOW + 1, 100_000] {
             let data = Bytes::from(vec![7; size]);
-            let body = FramesBody::request(&lead(), Body::full(data.clone()), true);
+            let body = FramesBody::request(lead().encode_to_vec(), Body::full(data.clone()), true);
             let all = messages(body.collect().await.unwrap().to_bytes());
             assert_eq!(all.len(), 1);
             assert_eq!(all[0].request, lead().request);
@@ -548,7 +548,7 @@ mod tests {
 
     #[tokio::test]
     async fn later_pieces_are_numbered_and_an_empty_body_is_the_leading_message_alone() {
-        let empty = FramesBody::request(&lead(), Body::Empty, true);
+        let empty = FramesBody::request(lead().encode_to_vec(), Body::Empty, true);
         assert_eq!(messages(empty.collect().await.unwrap().to_bytes()), [lead()]);
 
         let pieces = futures_util::stream::iter(
@@ -556,7 +556,7 @@ mod tests {
                 .map(|piece| Ok::<_, BodyError>(Frame::data(Bytes::from_static(piece)))),
         );
         let body = FramesBody::request(
-            &lead(),
+            lead().encode_to_vec(),
             Body::boxed(http_body_util::StreamBody::new(pieces)),
             true,
         );

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TRACESTATE};
@@ -146,42 +147,71 @@ pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
 /// The key on the internal wire: HTTP names in Go's canonical case, gRPC names and the identity headers in
 /// lower case, forwarding headers canonical whatever the origin.
 pub fn wire_key(name: &HeaderName, origin: Origin) -> String {
-    let text = name.as_str();
-    let canonical_always = matches!(text, "x-forwarded-for" | "x-forwarded-host" | "forwarded");
-    let lower_always = *name == DESTINATION_APP_ID
+    if is_lower_on_wire(name, origin) {
+        name.as_str().to_owned()
+    } else {
+        canonical(name.as_str())
+    }
+}
+
+/// As [`wire_key`], appended to a buffer; it always has the name's length.
+pub(super) fn put_wire_key(out: &mut Vec<u8>, name: &HeaderName, origin: Origin) {
+    let text = name.as_str().as_bytes();
+    let start = out.len();
+    out.extend_from_slice(text);
+    if !is_lower_on_wire(name, origin) {
+        make_canonical(&mut out[start..]);
+    }
+}
+
+fn is_lower_on_wire(name: &HeaderName, origin: Origin) -> bool {
+    let canonical_always = || {
+        matches!(
+            name.as_str(),
+            "x-forwarded-for" | "x-forwarded-host" | "forwarded"
+        )
+    };
+    *name == DESTINATION_APP_ID
         || *name == CALLER_APP_ID
         || *name == CALLER_NAMESPACE
-        || *name == CALLEE_APP_ID;
-    if lower_always || origin == Origin::Grpc && !canonical_always {
-        text.to_owned()
-    } else {
-        canonical(text)
-    }
+        || *name == CALLEE_APP_ID
+        || origin == Origin::Grpc && !canonical_always()
 }
 
 /// Go's `textproto.CanonicalMIMEHeaderKey`.
 pub fn canonical(name: &str) -> String {
+    let mut out = name.as_bytes().to_vec();
+    make_canonical(&mut out);
+    // Only ASCII letters changed their case.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn make_canonical(name: &mut [u8]) {
     let mut start = true;
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        out.push(if start { c.to_ascii_uppercase() } else { c });
-        start = c == '-';
+    for byte in name {
+        if start {
+            byte.make_ascii_uppercase();
+        }
+        start = *byte == b'-';
     }
-    out
 }
 
 /// Reads one header list off the internal wire. Keys or values that are no headers are left out;
 /// `:authority` and its kind cannot be header names and become `dapr-authority`.
 pub fn append_wire(headers: &mut HeaderMap, key: &str, values: impl IntoIterator<Item = String>) {
-    let name = match key.strip_prefix(':') {
-        Some(pseudo) => with_prefix(pseudo),
-        None => HeaderName::from_bytes(key.as_bytes()).ok(),
-    };
-    let Some(name) = name else { return };
     for value in values {
-        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-            headers.append(name.clone(), value);
-        }
+        append_wire_value(headers, key.as_bytes(), value.into());
+    }
+}
+
+/// As [`append_wire`] with one value, of which the header keeps a slice.
+pub(super) fn append_wire_value(headers: &mut HeaderMap, key: &[u8], value: Bytes) {
+    let name = match key.strip_prefix(b":") {
+        Some(pseudo) => std::str::from_utf8(pseudo).ok().and_then(with_prefix),
+        None => HeaderName::from_bytes(key).ok(),
+    };
+    if let (Some(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(value)) {
+        headers.append(name, value);
     }
 }
 

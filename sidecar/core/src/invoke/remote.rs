@@ -3,11 +3,10 @@
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use outrigger_model::GrpcCode;
-use outrigger_proto::internals::v1::{InternalInvokeRequestStream, InternalInvokeResponseStream};
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
-use prost::Message;
 
 use super::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
+use super::lead::{self, ResponseLead};
 use super::peer::{Lease, Peers};
 use super::{InvokeError, InvokeRequest, InvokeResponse, wire};
 use crate::{Body, BodyError, Identity};
@@ -57,12 +56,8 @@ pub(super) async fn call(
     body: Body,
     max_message: usize,
 ) -> Result<InvokeResponse, InvokeError> {
-    let lead = InternalInvokeRequestStream {
-        request: Some(wire::request(request)),
-        payload: None,
-    };
     let wait_for_first = request.content_length.is_some_and(|length| length <= WAIT_BELOW);
-    let frames = FramesBody::request(&lead, body, wait_for_first);
+    let frames = FramesBody::request(lead::encode_request(request), body, wait_for_first);
     let (response, lease) = peers
         .send(address, http_request(address, request, frames)?)
         .await?;
@@ -84,22 +79,14 @@ pub(super) async fn call(
             "the sidecar of the target ended the call without an answer",
         ));
     };
-    let first = InternalInvokeResponseStream::decode(first)
-        .map_err(|error| InvokeError::status(GrpcCode::Internal, error.to_string()))?;
-    let head = first
-        .response
-        .filter(|response| response.status.is_some())
-        .ok_or_else(|| {
-            InvokeError::status(
-                GrpcCode::Internal,
-                "response does not contain the required fields in the leading chunk",
-            )
-        })?;
-    let payload = PayloadBody::new(
-        first.payload.map(|p| (p.data, p.seq)),
-        reader,
-        Direction::Response,
-    )?;
+    let mut head = ResponseLead::decode(first)?;
+    if head.status.is_none() {
+        return Err(InvokeError::status(
+            GrpcCode::Internal,
+            "response does not contain the required fields in the leading chunk",
+        ));
+    }
+    let payload = PayloadBody::new(head.payload.take(), reader, Direction::Response)?;
     Ok(wire::to_response(
         head,
         Body::boxed(Leased {

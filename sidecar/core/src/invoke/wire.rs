@@ -13,11 +13,12 @@ use outrigger_proto::internals::v1::{
 use outrigger_trace_context::TraceContext;
 
 use super::headers::{append_wire, wire_key};
+use super::lead::{RequestLead, ResponseLead};
 use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 use crate::Body;
 
 /// `APIVERSION_V1`
-const VERSION: i32 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// Base64 as gRPC writes binary metadata.
 pub(super) fn unpadded(bytes: &[u8]) -> String {
@@ -63,21 +64,26 @@ pub fn request(request: &InvokeRequest) -> InternalInvokeRequest {
             }),
     );
     InternalInvokeRequest {
-        ver: VERSION,
+        ver: i32::from(VERSION),
         metadata: headers,
-        message: Some(common::InvokeRequest {
-            method: request.method.clone(),
-            data: (!request.type_url.is_empty()).then(|| prost_types::Any {
-                type_url: request.type_url.clone(),
-                value: Vec::new(),
-            }),
-            content_type: request.content_type.clone(),
-            http_extension: request.verb.as_ref().map(|verb| common::HttpExtension {
-                verb: verb_number(verb),
-                querystring: request.query.clone(),
-            }),
-        }),
+        message: Some(request_message(request)),
         actor: None,
+    }
+}
+
+/// The field `message` of a request.
+pub(super) fn request_message(request: &InvokeRequest) -> common::InvokeRequest {
+    common::InvokeRequest {
+        method: request.method.clone(),
+        data: (!request.type_url.is_empty()).then(|| prost_types::Any {
+            type_url: request.type_url.clone(),
+            value: Vec::new(),
+        }),
+        content_type: request.content_type.clone(),
+        http_extension: request.verb.as_ref().map(|verb| common::HttpExtension {
+            verb: verb_number(verb),
+            querystring: request.query.clone(),
+        }),
     }
 }
 
@@ -90,16 +96,36 @@ pub fn to_request(
     body: Body,
     trace: Option<TraceContext>,
 ) -> Result<InvokeRequest, InvokeError> {
+    let (headers, origin) = headers(received.metadata);
+    let lead = RequestLead {
+        version: received.ver,
+        headers,
+        origin,
+        message: received.message,
+        payload: None,
+    };
+    lead_to_request(lead, body, trace)
+}
+
+/// As [`to_request`], of a leading message.
+///
+/// # Errors
+/// As [`to_request`].
+pub fn lead_to_request(
+    lead: RequestLead,
+    body: Body,
+    trace: Option<TraceContext>,
+) -> Result<InvokeRequest, InvokeError> {
     let invalid = |text: &str| InvokeError::status(GrpcCode::InvalidArgument, text);
-    let message = received
+    let message = lead
         .message
         .ok_or_else(|| invalid("parsing InternalInvokeRequest error: Message field is nil"))?;
-    if received.ver != VERSION {
-        let text = format!("Unsupported spec version: {}", received.ver);
+    if lead.version != i32::from(VERSION) {
+        let text = format!("Unsupported spec version: {}", lead.version);
         return Err(InvokeError::status(GrpcCode::Unimplemented, text));
     }
-    let (headers, origin) = headers(received.metadata);
-    let content_length = headers
+    let content_length = lead
+        .headers
         .get(http::header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok());
@@ -111,8 +137,8 @@ pub fn to_request(
         method: super::method::normalize(&message.method)?.into_owned(),
         verb,
         query,
-        headers,
-        origin,
+        headers: lead.headers,
+        origin: lead.origin,
         content_type: message.content_type,
         type_url: message.data.map(|data| data.type_url).unwrap_or_default(),
         body,
@@ -123,41 +149,45 @@ pub fn to_request(
 
 /// The head of an answer, without its data.
 pub fn response(response: &InvokeResponse) -> InternalInvokeResponse {
+    let (status, message) = response_parts(response);
     InternalInvokeResponse {
-        status: Some(Status {
-            code: response.status.code,
-            message: response.status.message.clone(),
-            details: response.status.details.clone(),
-        }),
+        status: Some(status),
         headers: metadata(&response.headers, response.origin),
         trailers: metadata(&response.trailers, Origin::Grpc),
-        message: Some(common::InvokeResponse {
-            data: (!response.type_url.is_empty() || response.origin == Origin::Grpc).then(|| {
-                prost_types::Any {
-                    type_url: response.type_url.clone(),
-                    value: Vec::new(),
-                }
-            }),
-            content_type: response.content_type.clone(),
-        }),
+        message: Some(message),
     }
 }
 
+/// The fields `status` and `message` of an answer.
+pub(super) fn response_parts(response: &InvokeResponse) -> (Status, common::InvokeResponse) {
+    let status = Status {
+        code: response.status.code,
+        message: response.status.message.clone(),
+        details: response.status.details.clone(),
+    };
+    let message = common::InvokeResponse {
+        data: (!response.type_url.is_empty() || response.origin == Origin::Grpc).then(|| prost_types::Any {
+            type_url: response.type_url.clone(),
+            value: Vec::new(),
+        }),
+        content_type: response.content_type.clone(),
+    };
+    (status, message)
+}
+
 /// A received answer.
-pub fn to_response(received: InternalInvokeResponse, body: Body) -> InvokeResponse {
-    let status = received.status.unwrap_or_default();
-    let (headers, origin) = headers(received.headers);
-    let (trailers, _) = self::headers(received.trailers);
-    let message = received.message.unwrap_or_default();
+pub fn to_response(lead: ResponseLead, body: Body) -> InvokeResponse {
+    let status = lead.status.unwrap_or_default();
+    let message = lead.message.unwrap_or_default();
     InvokeResponse {
         status: InvokeStatus {
             code: status.code,
             message: status.message,
             details: status.details,
         },
-        headers,
-        origin,
-        trailers,
+        headers: lead.headers,
+        origin: lead.origin,
+        trailers: lead.trailers,
         content_type: message.content_type,
         type_url: message.data.map(|data| data.type_url).unwrap_or_default(),
         body,
