@@ -8,11 +8,11 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use outrigger_model::GrpcCode;
-use outrigger_proto::internals::v1::{
-    InternalInvokeRequest, InternalInvokeRequestStream, InternalInvokeResponseStream,
-};
+use outrigger_proto::internals::v1::InternalInvokeRequest;
 use outrigger_sidecar_core::Body as CoreBody;
+use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody};
+use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
 use outrigger_trace_context::TraceContext;
 use prost::Message;
@@ -53,31 +53,26 @@ impl GrpcApi {
             Some(first) => first.map_err(|error| error::from_invoke(&error))?,
             None => return Err(Status::unknown("EOF")),
         };
-        let first = InternalInvokeRequestStream::decode(first)
-            .map_err(|error| Status::internal(error.to_string()))?;
-        let leading = first
-            .request
-            .filter(|request| !request.metadata.is_empty() && request.message.is_some());
-        let Some(leading) = leading else {
+        let mut first = RequestLead::decode(first).map_err(|error| error::from_invoke(&error))?;
+        if first.headers.is_empty() || first.message.is_none() {
             return Err(Status::invalid_argument(
                 "request does not contain the required fields in the leading chunk",
             ));
-        };
-        let payload = PayloadBody::new(first.payload.map(|p| (p.data, p.seq)), reader, Direction::Request)
+        }
+        let payload = PayloadBody::new(first.payload.take(), reader, Direction::Request)
             .map_err(|error| error::from_invoke(&error))?;
         let body = if payload.is_drained() {
             CoreBody::Empty
         } else {
             CoreBody::boxed(payload)
         };
-        let answer = self.call_app(leading, body, span).await?;
+        let app = self.app()?;
+        let request = wire::lead_to_request(first, body, span).map_err(|error| error::from_invoke(&error))?;
+        let answer = self.call_app(app, request).await?;
         let wait_for_first = content_length(&answer.headers).is_some_and(|length| length <= WAIT_BELOW);
-        let lead = InternalInvokeResponseStream {
-            response: Some(wire::response(&answer)),
-            payload: None,
-        };
+        let lead = lead::encode_response(&answer);
         Ok(grpc_response(FramesBody::response(
-            &lead,
+            lead,
             answer.body,
             wait_for_first,
         )))
@@ -99,7 +94,10 @@ impl GrpcApi {
         let bytes = data
             .map(|data| std::mem::take(&mut data.value))
             .unwrap_or_default();
-        let answer = self.call_app(request, CoreBody::full(bytes), span).await?;
+        let app = self.app()?;
+        let request = wire::to_request(request, CoreBody::full(bytes), span)
+            .map_err(|error| error::from_invoke(&error))?;
+        let answer = self.call_app(app, request).await?;
         let mut response = wire::response(&answer);
         let bytes = answer
             .body
@@ -112,18 +110,14 @@ impl GrpcApi {
         Ok(unary_response(&response))
     }
 
-    /// Parses, authorises and makes the call.
-    async fn call_app(
-        &self,
-        request: InternalInvokeRequest,
-        body: CoreBody,
-        span: Option<TraceContext>,
-    ) -> Result<InvokeResponse, Status> {
-        let Some(app) = self.core.invoker.app() else {
-            return Err(Status::internal("app channel is not initialized"));
-        };
-        let request: InvokeRequest =
-            wire::to_request(request, body, span).map_err(|error| error::from_invoke(&error))?;
+    fn app(&self) -> Result<&AppChannel, Status> {
+        let app = self.core.invoker.app();
+        app.map(Arc::as_ref)
+            .ok_or_else(|| Status::internal("app channel is not initialized"))
+    }
+
+    /// Authorises and makes the call.
+    async fn call_app(&self, app: &AppChannel, request: InvokeRequest) -> Result<InvokeResponse, Status> {
         let verb = request.verb.as_ref().map(http::Method::as_str);
         // Without mTLS the caller has no identity; see issue 5.
         self.options
