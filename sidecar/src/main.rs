@@ -47,9 +47,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Invocation::Invalid { errors, log } => {
-            run::init_logging(&log, "", "");
+            if let Err(error) = run::init_logging(&log, "", &environment) {
+                eprintln!("{error}");
+            }
             for error in errors {
-                tracing::error!(target: "dapr.runtime", "Fatal error from runtime: {error}");
+                tracing::error!(target: "dapr.runtime", fatal = true, "{error}");
             }
             ExitCode::FAILURE
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrigger_process::logging::LogOptions;
+use outrigger_process::Environment;
+use outrigger_process::logging::{self, LogIdentity, LogOptions};
+use outrigger_process::metrics::{Metrics, MetricsServer};
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{BoundPorts, Mode, SidecarConfig, choose_internal_port, stable_port};
 use outrigger_sidecar_grpc::{GrpcApi, Server, Socket};
@@ -40,19 +42,33 @@ struct Signals {
     hangup: Signal,
 }
 
-/// Sends log lines to stdout.
-pub(crate) fn init_logging(_options: &LogOptions, _app_id: &str, _hostname: &str) {
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stdout).try_init();
+/// Sends log lines where the flags say.
+pub(crate) fn init_logging(
+    options: &LogOptions,
+    app_id: &str,
+    environment: &Environment,
+) -> std::io::Result<()> {
+    let identity = LogIdentity {
+        app_id: app_id.to_owned(),
+        instance: logging::host_name(),
+        version: VERSION.to_owned(),
+    };
+    let subscriber = logging::subscriber(options, identity, logging::local_zone(environment.get("TZ")))?;
+    // Fails only if a subscriber is there already, and then log lines have somewhere to go.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
 }
 
 /// Runs until the process is to end.
 pub(crate) async fn run(config: SidecarConfig) -> ExitCode {
-    let identity = build::identity(&config);
-    init_logging(&config.log, &config.app_id, &identity.hostname);
+    if let Err(error) = init_logging(&config.log, &config.app_id, &config.environment) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     tracing::info!(target: "dapr.runtime", "Starting Dapr Runtime -- version {VERSION} -- commit unknown");
     tracing::info!(target: "dapr.runtime", "Log level set to: {}", config.log.level.name());
     for missing in &config.not_built {
-        tracing::warn!(target: "dapr.runtime", "{}: {}", missing.name, missing.text);
+        tracing::warn!(target: "dapr.runtime", "{missing}");
     }
     let mut signals = match signals() {
         Ok(signals) => signals,
@@ -80,7 +96,7 @@ fn signals() -> std::io::Result<Signals> {
 }
 
 fn fatal(error: &StartError) -> ExitCode {
-    tracing::error!(target: "dapr.runtime", "Fatal error from runtime: {error}");
+    tracing::error!(target: "dapr.runtime", fatal = true, "Fatal error from runtime: {error}");
     ExitCode::FAILURE
 }
 
@@ -90,6 +106,7 @@ struct Listeners {
     grpc: Vec<TcpListener>,
     internal: Vec<TcpListener>,
     public: Vec<TcpListener>,
+    metrics: Option<MetricsServer>,
     unix: Option<(tokio::net::UnixListener, tokio::net::UnixListener)>,
     ports: BoundPorts,
 }
@@ -152,6 +169,7 @@ async fn bind(config: &SidecarConfig) -> Result<Listeners, StartError> {
         .map_err(StartError::new)?,
         None => Vec::new(),
     };
+    let metrics = metrics_server(config).await?;
     let port = |listeners: &[TcpListener], given: u16| {
         listeners
             .first()
@@ -168,9 +186,23 @@ async fn bind(config: &SidecarConfig) -> Result<Listeners, StartError> {
         grpc,
         internal,
         public,
+        metrics,
         unix,
         ports,
     })
+}
+
+/// The Prometheus endpoint, unless it is switched off.
+async fn metrics_server(config: &SidecarConfig) -> Result<Option<MetricsServer>, StartError> {
+    let settings = &config.metrics;
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let server = MetricsServer::bind(&settings.listen_address, settings.port, Metrics::new())
+        .await
+        .map_err(StartError::new)?;
+    tracing::info!(target: "dapr.metrics", "metrics server started on {}/", server.address());
+    Ok(Some(server))
 }
 
 async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, StartError> {
@@ -252,7 +284,11 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     tokio::select! {
         () = stopping => Ok(end),
         () = grace_over(limit) => {
-            tracing::error!(target: "dapr.runtime", "Graceful shutdown timeout exceeded, forcing shutdown");
+            tracing::error!(
+                target: "dapr.runtime",
+                fatal = true,
+                "Graceful shutdown timeout exceeded, forcing shutdown"
+            );
             Ok(End::Forced)
         }
         () = second_signal(signals) => Ok(End::Forced),
@@ -320,6 +356,9 @@ impl Servers {
         let grpc = GrpcApi::new(built.core.clone(), built.grpc.clone());
         let ports = listeners.ports;
         let info = |text: String| tracing::info!(target: "dapr.runtime", "{text}");
+        if let Some(metrics) = listeners.metrics {
+            self.tasks.spawn(metrics.run(self.stop.clone()));
+        }
         for listener in listeners.http {
             self.tasks.spawn(outrigger_sidecar_http::serve(
                 http.clone(),

@@ -16,7 +16,10 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use jiff::tz::TimeZone;
 use line::{Fields, Value};
+
+pub use line::local_zone;
 pub use writer::Destination;
 
 /// What `--log-level` takes.
@@ -96,19 +99,21 @@ pub struct DaprLayer {
     level: LogLevel,
     json: bool,
     identity: LogIdentity,
+    zone: TimeZone,
     destination: Arc<dyn Destination>,
 }
 
-/// A subscriber that writes Dapr's log lines; install it with `tracing::subscriber::set_global_default`.
+/// A subscriber that writes Dapr's log lines with times of a zone ([`local_zone`]); install it with `tracing::subscriber::set_global_default`.
 ///
 /// # Errors
 /// If the log file cannot be opened.
 pub fn subscriber(
     options: &LogOptions,
     identity: LogIdentity,
+    zone: TimeZone,
 ) -> std::io::Result<impl Subscriber + Send + Sync + use<>> {
     let destination = writer::open(options.file.as_deref())?;
-    Ok(Registry::default().with(DaprLayer::new(options, identity, destination)))
+    Ok(Registry::default().with(DaprLayer::new(options, identity, zone, destination)))
 }
 
 /// The name of this host; empty if the system does not tell.
@@ -119,11 +124,17 @@ pub fn host_name() -> String {
 
 impl DaprLayer {
     /// A layer that writes to this destination.
-    pub fn new(options: &LogOptions, identity: LogIdentity, destination: Arc<dyn Destination>) -> Self {
+    pub fn new(
+        options: &LogOptions,
+        identity: LogIdentity,
+        zone: TimeZone,
+        destination: Arc<dyn Destination>,
+    ) -> Self {
         Self {
             level: options.level,
             json: options.json,
             identity,
+            zone,
             destination,
         }
     }
@@ -188,7 +199,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for DaprLayer {
         );
         fields.set("type", Value::Text("log".to_owned()));
         fields.set("ver", Value::Text(self.identity.version.clone()));
-        let time = line::now();
+        let time = line::now(&self.zone);
         let line = if self.json {
             line::json(fields, &time, level, &collected.message)
         } else {

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::quote::push_quoted;
 
@@ -33,16 +37,21 @@ impl Fields {
     }
 }
 
-/// RFC 3339 in the local zone, nanoseconds without trailing zeros.
-pub(super) fn now() -> String {
-    let now = jiff::ZonedDateTime::now();
-    let mut time = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-    let nanos = now.subsec_nanosecond();
+/// Now, as [`format_time`] writes it.
+pub(super) fn now(zone: &TimeZone) -> String {
+    format_time(Timestamp::now(), zone)
+}
+
+/// RFC 3339 in a zone, nanoseconds without trailing zeros.
+fn format_time(instant: Timestamp, zone: &TimeZone) -> String {
+    let local = instant.to_zoned_datetime(zone.clone());
+    let mut time = local.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    let nanos = local.subsec_nanosecond();
     if nanos > 0 {
         let digits = format!("{nanos:09}");
         let _ = write!(time, ".{}", digits.trim_end_matches('0'));
     }
-    match now.offset().seconds() {
+    match local.offset().seconds() {
         0 => time.push('Z'),
         seconds => {
             let sign = if seconds < 0 { '-' } else { '+' };
@@ -51,6 +60,22 @@ pub(super) fn now() -> String {
         }
     }
     time
+}
+
+/// The zone that Go would show local times in: that of variable `TZ` (empty: UTC), else of `/etc/localtime`, else UTC.
+///
+/// Reads the one file: looking the zone up by name would walk the whole database, milliseconds of every start.
+pub fn local_zone(tz: Option<&str>) -> TimeZone {
+    let path = match tz.map(|tz| tz.trim_start_matches(':')) {
+        None => Path::new("/etc/localtime").to_owned(),
+        Some("") => return TimeZone::UTC,
+        Some(name) if name.starts_with('/') => Path::new(name).to_owned(),
+        Some(name) if name.contains("..") => return TimeZone::UTC,
+        Some(name) => Path::new("/usr/share/zoneinfo").join(name),
+    };
+    let file = std::fs::read(path).ok();
+    file.and_then(|bytes| TimeZone::tzif("Local", &bytes).ok())
+        .unwrap_or(TimeZone::UTC)
 }
 
 /// `time="…" level=info msg="…" name=value …`
@@ -130,4 +155,40 @@ fn push_json(line: &mut String, text: &str) {
         }
     }
     line.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_the_offset_of_the_zone_and_no_trailing_zeros() {
+        let east = TimeZone::fixed(jiff::tz::Offset::from_seconds(5 * 3600 + 1800).unwrap());
+        let west = TimeZone::fixed(jiff::tz::Offset::from_seconds(-3600).unwrap());
+        for (instant, zone, want) in [
+            (
+                "2026-11-23T21:28:58.4563866Z",
+                &TimeZone::UTC,
+                "2026-11-23T21:28:58.4563866Z",
+            ),
+            ("2026-11-23T21:28:58Z", &TimeZone::UTC, "2026-11-23T21:28:58Z"),
+            ("2026-11-23T21:28:58.5Z", &east, "2026-11-24T02:58:58.5+05:30"),
+            (
+                "2026-11-23T00:28:58.000000001Z",
+                &west,
+                "2026-11-22T23:28:58.000000001-01:00",
+            ),
+        ] {
+            assert_eq!(format_time(instant.parse().unwrap(), zone), want);
+        }
+    }
+
+    #[test]
+    fn zones_that_do_not_exist_are_utc() {
+        for tz in ["", "No/Such/Zone", "../../etc/passwd", "/etc/passwd"] {
+            assert_eq!(local_zone(Some(tz)), TimeZone::UTC, "{tz}");
+        }
+        let instant = "2026-11-23T21:28:58Z".parse().unwrap();
+        assert!(format_time(instant, &local_zone(None)).starts_with("2026-11-2"));
+    }
 }

@@ -15,7 +15,8 @@ fn lines(level: LogLevel, json: bool, events: impl FnOnce()) -> Vec<String> {
         instance: "host 1".into(),
         version: "1.18.0".into(),
     };
-    let subscriber = Registry::default().with(DaprLayer::new(&options, identity, written.clone()));
+    let subscriber =
+        Registry::default().with(DaprLayer::new(&options, identity, TimeZone::UTC, written.clone()));
     tracing::subscriber::with_default(subscriber, events);
     let written = written.lock().unwrap();
     let without_time = |line: &String| {
@@ -107,7 +108,7 @@ fn levels_filter_and_other_crates_show_warnings_only() {
 
 #[test]
 fn the_time_is_rfc_3339_with_nanoseconds() {
-    let time = line::now();
+    let time = line::now(&TimeZone::UTC);
     let parsed: jiff::Timestamp = time.parse().unwrap();
     assert!(
         (jiff::Timestamp::now().as_second() - parsed.as_second()).abs() < 5,
