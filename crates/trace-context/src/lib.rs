@@ -26,9 +26,9 @@ const SAMPLED: u8 = 1;
 /// A span's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    /// 16 bytes, not all zero.
+    /// 16 bytes; all zero only in [`TraceContext::none`].
     pub trace_id: [u8; 16],
-    /// 8 bytes, not all zero.
+    /// 8 bytes; all zero only in [`TraceContext::none`].
     pub span_id: [u8; 8],
     /// Bit 0: sampled.
     pub flags: u8,
@@ -50,6 +50,22 @@ impl TraceContext {
             flags,
             state: Arc::from(""),
         }
+    }
+
+    /// No trace at all. As in Dapr without a configured sampling rate its all-zero `traceparent` is written all the
+    /// same; whoever reads it starts a trace of their own.
+    pub fn none() -> Self {
+        Self {
+            trace_id: [0; 16],
+            span_id: [0; 8],
+            flags: 0,
+            state: Arc::from(""),
+        }
+    }
+
+    /// Whether there is a trace; see [`TraceContext::none`].
+    pub fn is_some(&self) -> bool {
+        self.trace_id != [0; 16]
     }
 
     /// A new span under this one.
@@ -145,10 +161,25 @@ impl TraceContext {
         }
     }
 
-    /// Sets `traceparent` and `tracestate` whatever was there: how a request to the app is marked.
+    /// Sets `traceparent` and `tracestate` whatever was there: how a request of our own to the app is marked.
     pub fn write_request_headers(&self, headers: &mut HeaderMap) {
         headers.insert(TRACEPARENT, self.header_value());
         self.write_state(headers);
+    }
+
+    /// Marks a request that is handed on to the app: the span if there is one, else what the caller sent, right or
+    /// wrong, else that there is none.
+    pub fn hand_on(span: Option<&Self>, incoming: &HeaderMap, headers: &mut HeaderMap) {
+        if let Some(span) = span.filter(|span| span.is_some()) {
+            span.write_request_headers(headers);
+        } else if let Some(parent) = incoming.get(TRACEPARENT).filter(|parent| !parent.is_empty()) {
+            headers.insert(TRACEPARENT, parent.clone());
+            if let Some(state) = incoming.get(TRACESTATE) {
+                headers.insert(TRACESTATE, state.clone());
+            }
+        } else if let Some(span) = span {
+            headers.insert(TRACEPARENT, span.header_value());
+        }
     }
 
     fn write_state(&self, headers: &mut HeaderMap) {
@@ -179,26 +210,35 @@ impl fmt::Display for TraceContext {
 /// The sampler of a sidecar: parent-based, the root by trace-id ratio (contract `observability`, section 4.1).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
-    ratio: f64,
+    /// `None` = no spans of our own.
+    ratio: Option<f64>,
 }
 
 impl Sampler {
     /// A sampler with this ratio of sampled roots.
     pub const fn new(ratio: f64) -> Self {
-        Self { ratio }
+        Self { ratio: Some(ratio) }
+    }
+
+    /// A sampler that makes no spans and only hands on what came in: without a sampling rate in the Configuration.
+    pub const fn repeating() -> Self {
+        Self { ratio: None }
     }
 
     /// The span of a request that came with these headers.
     pub fn start(&self, headers: &HeaderMap) -> TraceContext {
-        match TraceContext::from_headers(headers) {
-            Some(parent) => parent.child(),
-            None => TraceContext::new_root(self.ratio),
-        }
+        self.start_under(TraceContext::from_headers(headers).as_ref())
     }
 
     /// The span under a parent known from elsewhere.
     pub fn start_under(&self, parent: Option<&TraceContext>) -> TraceContext {
-        parent.map_or_else(|| TraceContext::new_root(self.ratio), TraceContext::child)
+        let parent = parent.filter(|parent| parent.is_some());
+        match (parent, self.ratio) {
+            (Some(parent), Some(_)) => parent.child(),
+            (Some(parent), None) => parent.clone(),
+            (None, Some(ratio)) => TraceContext::new_root(ratio),
+            (None, None) => TraceContext::none(),
+        }
     }
 }
 
@@ -300,6 +340,21 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TRACEPARENT, HeaderValue::from_static(PARENT));
         assert!(Sampler::new(0.0).start(&headers).is_sampled());
+    }
+
+    #[test]
+    fn without_a_rate_spans_are_handed_on_and_never_made() {
+        let parent = TraceContext::parse(PARENT).unwrap();
+        let sampler = Sampler::repeating();
+        assert_eq!(sampler.start_under(Some(&parent)), parent);
+        let none = sampler.start(&HeaderMap::new());
+        assert!(!none.is_some());
+        let zero = "00-00000000000000000000000000000000-0000000000000000-00";
+        assert_eq!(none.to_string(), zero);
+        assert!(
+            Sampler::new(1.0).start_under(Some(&none)).is_sampled(),
+            "nothing is no parent"
+        );
     }
 
     proptest::proptest! {

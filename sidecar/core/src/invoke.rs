@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod error;
+pub mod escape;
 pub mod frames;
 pub mod headers;
 pub mod lead;
@@ -102,6 +103,19 @@ impl Invoker {
         self.app.as_ref()
     }
 
+    /// Whether a call to `target` goes through another sidecar, not straight to an app or URL.
+    pub fn goes_to_a_peer(&self, target: &str) -> bool {
+        match target::parse(target) {
+            Ok(Target::App { id, namespace }) => !self.is_own(id, namespace),
+            _ => false,
+        }
+    }
+
+    fn is_own(&self, id: &str, namespace: Option<&str>) -> bool {
+        id == &*self.identity.app_id
+            && namespace.is_none_or(|namespace| namespace == &*self.identity.namespace)
+    }
+
     /// Calls `target`.
     ///
     /// # Errors
@@ -115,10 +129,10 @@ impl Invoker {
         match target::parse(target)? {
             Target::Url(url) => local::invoke_url(self.app.as_deref(), url, request).await,
             Target::App { id, namespace } => {
-                let namespace = namespace.unwrap_or(&self.identity.namespace);
-                if id == &*self.identity.app_id && namespace == &*self.identity.namespace {
+                if self.is_own(id, namespace) {
                     self.invoke_own(request).await
                 } else {
+                    let namespace = namespace.unwrap_or(&self.identity.namespace);
                     self.invoke_remote(id, namespace, request).await
                 }
             }

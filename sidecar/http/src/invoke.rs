@@ -7,16 +7,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::invoke::headers::{API_TOKEN, APP_ID, to_http};
-use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, sniff};
+use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, escape, sniff};
 use outrigger_sidecar_core::{Body, BodyError};
+use outrigger_trace_context::TraceContext;
 
 use crate::HttpApi;
-use crate::path::{path_unescape, query_unescape};
+use crate::path::query_unescape;
 use crate::request::ApiRequest;
 
 const PREFIX: &str = "/v1.0/invoke/";
@@ -32,7 +33,9 @@ pub(crate) async fn handle(api: Arc<HttpApi>, request: ApiRequest) -> Result<Res
             "failed getting app id either from the URL path or the header dapr-app-id",
         ));
     };
-    let streaming_events = is_event_stream(&request.parts.headers);
+    // Only calls that go through another sidecar are turned into an event stream; the own app's answer stays as it is.
+    let streaming_events =
+        is_event_stream(&request.parts.headers) && api.core.invoker.goes_to_a_peer(&target);
     let invocation = to_invocation(request, method, api.options.api_token.is_some());
     match api.core.invoker.invoke(&target, invocation).await {
         Ok(response) => to_response(response, streaming_events)
@@ -58,7 +61,7 @@ fn find_target(request: &ApiRequest) -> Option<(String, String)> {
     let path = request.parts.uri.path();
     let whole_path = || {
         let cleaned = crate::path::clean(path);
-        let decoded = path_unescape(&cleaned).unwrap_or_else(|_| cleaned.to_string());
+        let decoded = escape::decode(&cleaned).unwrap_or_else(|_| cleaned.to_string());
         decoded.trim_start_matches('/').to_owned()
     };
     if let Some(id) = headers
@@ -71,7 +74,7 @@ fn find_target(request: &ApiRequest) -> Option<(String, String)> {
     if let Some(id) = basic_auth_target(headers) {
         return Some((id, whole_path()));
     }
-    let decoded = path_unescape(path).ok()?;
+    let decoded = escape::decode(path).ok()?;
     let rest = decoded.strip_prefix(PREFIX)?;
     let at = rest.find(METHOD)?;
     let id = query_unescape(&rest[..at]).ok()?;
@@ -99,10 +102,29 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
+/// The verb as the internal wire knows it: any case of letters, and `POST` for what it does not know.
+fn verb(method: &Method) -> Method {
+    let upper = method.as_str().to_ascii_uppercase();
+    match Method::from_bytes(upper.as_bytes()) {
+        Ok(
+            known @ (Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH),
+        ) => known,
+        _ => Method::POST,
+    }
+}
+
 fn to_invocation(mut request: ApiRequest, method: String, has_api_token: bool) -> InvokeRequest {
     let body = request.take_body();
     let query = request.parts.uri.query().unwrap_or_default().to_owned();
-    let verb = request.parts.method;
+    let verb = verb(&request.parts.method);
     let mut headers = request.parts.headers;
     headers.remove(APP_ID);
     headers.remove(http::header::HOST);
@@ -143,6 +165,8 @@ async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Respo
         .and_then(|code| StatusCode::from_u16(code).ok())
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut out = to_http(&answer.headers);
+    // What the app says about its trace goes before our own span.
+    TraceContext::hand_on(None, &answer.headers, &mut out);
     let failed = !(200..400).contains(&status.as_u16());
     let (body, first) = if failed && !event_stream {
         let bytes = answer.body.collect_bytes().await.map_err(broken)?;
@@ -163,7 +187,7 @@ async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Respo
             .filter(|bytes| !bytes.is_empty() && !bodiless)
             .map(|b| HeaderValue::from_static(sniff::content_type(&b)))
     };
-    if let Some(content_type) = content_type {
+    if let Some(content_type) = content_type.filter(|_| status != StatusCode::NOT_MODIFIED) {
         out.insert(CONTENT_TYPE, content_type);
     }
     if event_stream {

@@ -1,15 +1,17 @@
 //! What every request passes before its handler.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::ORIGIN;
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body;
 use outrigger_sidecar_core::body::Limited;
 use outrigger_trace_context::TraceContext;
+use outrigger_trace_context::baggage::BAGGAGE;
 
 use crate::request::ApiRequest;
 use crate::respond;
@@ -27,10 +29,14 @@ impl HttpApi {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let (parts, incoming) = request.into_parts();
+        let traced = match decoded_path(&parts) {
+            Ok(_) if expects_the_impossible(&parts) => return refuse(StatusCode::EXPECTATION_FAILED, ""),
+            Ok(path) => !path.contains("/healthz"),
+            Err(_) => return refuse(StatusCode::BAD_REQUEST, "400 Bad Request"),
+        };
         if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
             return Response::new(Body::Empty);
         }
-        let traced = !parts.uri.path().contains("/healthz");
         let trace = if traced {
             self.core.tracing.start(&parts.headers)
         } else {
@@ -39,19 +45,23 @@ impl HttpApi {
         if trace.is_some()
             && let Err(text) = outrigger_trace_context::baggage::check(&parts.headers)
         {
-            let mut response = respond::plain_error(
+            return respond::plain_error(
                 StatusCode::BAD_REQUEST,
                 &format!("invalid baggage header: {text}"),
             );
-            finish(&mut response, trace.as_ref());
-            return response;
         }
+        let baggage = trace
+            .as_ref()
+            .and_then(|_| outrigger_trace_context::baggage::joined(&parts.headers));
         let mut response = if listener == Listener::Public {
             self.route(listener, parts, incoming.into(), trace.clone()).await
         } else {
             self.handle_api(parts, incoming, trace.clone()).await
         };
         finish(&mut response, trace.as_ref());
+        if let Some(Ok(baggage)) = baggage.map(HeaderValue::try_from) {
+            response.headers_mut().insert(BAGGAGE, baggage);
+        }
         response
     }
 
@@ -127,6 +137,33 @@ impl HttpApi {
             Match::None => respond::plain_error(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
+}
+
+/// The path without escapes.
+fn decoded_path(parts: &Parts) -> Result<Cow<'_, str>, path::BadEscape> {
+    let path = parts.uri.path();
+    if path.contains('%') {
+        path::path_unescape(path).map(Cow::Owned)
+    } else {
+        Ok(Cow::Borrowed(path))
+    }
+}
+
+fn expects_the_impossible(parts: &Parts) -> bool {
+    let expected = parts.headers.get(EXPECT).map(HeaderValue::as_bytes);
+    expected.is_some_and(|value| !value.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// What Go's server refuses before any handler sees it; the connection ends with such an answer.
+fn refuse(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if !text.is_empty() {
+        headers.insert(CONTENT_TYPE, respond::PLAIN);
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn finish(response: &mut Response<Body>, trace: Option<&TraceContext>) {

@@ -7,7 +7,7 @@ use outrigger_model::ApiError;
 use outrigger_sidecar_core::Body;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(crate) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// 204 without a body.
 pub(crate) fn no_content() -> Response<Body> {

@@ -32,15 +32,16 @@ impl InvokeError {
         }
     }
 
-    pub(super) fn invalid_method(method: &str, byte: u8) -> Self {
-        let what = match byte {
-            b'#' | b'?' => format!("contains '{}'", char::from(byte)),
-            0 => "contains NUL".to_owned(),
-            _ => "contains a control character".to_owned(),
+    /// `position` is that of the offending control character; `None` = a character with a meaning in URLs.
+    pub(super) fn invalid_method(method: &str, position: Option<usize>) -> Self {
+        let what = match position {
+            None => "forbidden character".to_owned(),
+            Some(position) => format!("control character at position {position}"),
         };
+        let method = outrigger_process::quote::quote(method);
         Self::status(
             GrpcCode::InvalidArgument,
-            format!("invalid method: {what}: {method:?}"),
+            format!("invalid method: method contains {what}: {method}"),
         )
     }
 

@@ -6,30 +6,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
 use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use outrigger_trace_context::TraceContext;
 use tonic::metadata::MetadataMap;
 
 use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin, headers};
 use crate::Body;
 use crate::app::{AppChannel, AppError, GrpcApp, HttpApp, Slot};
-
-/// What Go's `url.URL` escapes in a path.
-const PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'?')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
 
 /// Calls the own app.
 ///
@@ -53,7 +35,7 @@ async fn invoke_http(
     request: InvokeRequest,
     slot: Slot,
 ) -> Result<InvokeResponse, InvokeError> {
-    let path = utf8_percent_encode(request.method.trim_start_matches('/'), PATH).to_string();
+    let path = path(app.base(), &request.method)?;
     let uri = app
         .uri(&path, &request.query)
         .map_err(|error| InvokeError::internal(error.to_string()))?;
@@ -76,8 +58,8 @@ pub async fn invoke_url(
             "cannot invoke {url}: this needs an HTTP app (--app-port, --app-protocol http)"
         )));
     };
-    let path = utf8_percent_encode(request.method.trim_start_matches('/'), PATH).to_string();
-    let mut text = format!("{}/{path}", url.trim_end_matches('/'));
+    let url = url.trim_end_matches('/');
+    let mut text = format!("{url}/{}", path(url, &request.method)?);
     if !request.query.is_empty() {
         text.push('?');
         text.push_str(&request.query);
@@ -89,6 +71,13 @@ pub async fn invoke_url(
         .await
         .map_err(transport)?;
     Ok(from_http(response))
+}
+
+/// The method as a URL path under `base`.
+fn path(base: &str, method: &str) -> Result<String, InvokeError> {
+    let method = method.trim_start_matches('/');
+    super::escape::path(method)
+        .map_err(|error| InvokeError::internal(format!("parse \"{base}/{method}\": {error}")))
 }
 
 fn transport(error: AppError) -> InvokeError {
@@ -123,9 +112,7 @@ fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, Invok
     {
         outgoing.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if let Some(trace) = &request.trace {
-        trace.write_request_headers(&mut outgoing);
-    }
+    TraceContext::hand_on(request.trace.as_ref(), &request.headers, &mut outgoing);
     let mut out = Request::new(request.body);
     *out.method_mut() = verb;
     *out.uri_mut() = uri;

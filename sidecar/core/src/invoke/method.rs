@@ -9,11 +9,11 @@ use super::InvokeError;
 /// # Errors
 /// `#`, `?`, NUL and control characters.
 pub fn normalize(method: &str) -> Result<Cow<'_, str>, InvokeError> {
-    if let Some(bad) = method
-        .bytes()
-        .find(|b| matches!(b, b'#' | b'?') || *b < 0x20 || *b == 0x7f)
-    {
-        return Err(InvokeError::invalid_method(method, bad));
+    if method.contains(['#', '?', '\0']) {
+        return Err(InvokeError::invalid_method(method, None));
+    }
+    if let Some(position) = method.find(|c: char| c < ' ' || c == '\x7f') {
+        return Err(InvokeError::invalid_method(method, Some(position)));
     }
     let rooted = method.starts_with('/');
     let rest = method.strip_prefix('/').unwrap_or(method);
