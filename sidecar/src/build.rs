@@ -220,8 +220,14 @@ pub(crate) async fn build(
     })
 }
 
+/// Without a rate no spans are made, and with the rate 0 not even incoming ones are handed on
+/// (contract `observability`, section 4.1).
 fn tracing(configuration: &Configuration) -> Tracing {
-    let rate = configuration::sampling_rate(&configuration.spec.tracing.sampling_rate);
+    let text = &configuration.spec.tracing.sampling_rate;
+    if text.is_empty() {
+        return Tracing(Some(Sampler::repeating()));
+    }
+    let rate = configuration::sampling_rate(text);
     Tracing((rate != 0.0).then(|| Sampler::new(rate)))
 }
 

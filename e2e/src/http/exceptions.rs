@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The contents of the exceptions file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -11,6 +12,10 @@ use serde::Deserialize;
 pub struct Exceptions {
     /// Whole topics that are not checked: topic -> reason.
     pub topics: BTreeMap<String, String>,
+    /// Component types left out of every setup, because a sidecar that does not know them does not start: type ->
+    /// reason. Cases that use such a component are listed in `cases`.
+    #[serde(default)]
+    pub components_left_out: BTreeMap<String, String>,
     /// Cases expected to fail: id, or a pattern with `*`, -> reason.
     pub cases: BTreeMap<String, String>,
 }
@@ -25,6 +30,7 @@ impl Exceptions {
         let without = parsed
             .topics
             .iter()
+            .chain(&parsed.components_left_out)
             .chain(&parsed.cases)
             .find(|(_, reason)| reason.trim().is_empty());
         match without {
@@ -40,6 +46,23 @@ impl Exceptions {
             .iter()
             .find(|(pattern, _)| glob(pattern, id))
             .map(|(_, reason)| reason.as_str())
+    }
+
+    /// The setup without the components left out.
+    pub fn trim_setup(&self, setup: &mut Value) {
+        let left_out = |text: &Value| {
+            let mut types = text
+                .as_str()
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("type:"));
+            types.any(|name| self.components_left_out.contains_key(name.trim()))
+        };
+        for sidecar in setup["sidecars"].as_array_mut().into_iter().flatten() {
+            if let Some(resources) = sidecar.get_mut("resources").and_then(Value::as_array_mut) {
+                resources.retain(|text| !left_out(text));
+            }
+        }
     }
 
     /// Patterns that fit none of the given ids: leftovers of renamed or removed cases.
@@ -80,6 +103,20 @@ mod tests {
         ] {
             assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn components_left_out_are_taken_from_setups() {
+        let text = r#"{"topics": {}, "cases": {}, "components_left_out": {"x.y": "why"}}"#;
+        let exceptions = Exceptions::parse(text).unwrap();
+        let component = |kind: &str| format!("kind: Component\nspec:\n  type: {kind}\n  version: v1\n");
+        let mut setup =
+            serde_json::json!({"sidecars": [{"resources": [component("x.y"), component("x.z")]}, {}]});
+        exceptions.trim_setup(&mut setup);
+        assert_eq!(
+            setup["sidecars"][0]["resources"],
+            serde_json::json!([component("x.z")])
+        );
     }
 
     #[test]
