@@ -45,6 +45,7 @@ pub enum Numbers {
     Verbatim,
     /// Go's `float64`: parsed and written in Go's shortest form (`1e+21`, `0.000001`, `1e-7`).
     Float64,
-    /// The fast encoder of Dapr's Redis state store (contract `state`, Redis): at most six decimals.
+    /// The fast encoder of Dapr's Redis state store (contract `state`, Redis): at most six decimals. It also has
+    /// its own way with strings: U+2028 and U+2029 as they are, `\u0008` and `\u000c` in full.
     SixDecimals,
 }

@@ -217,10 +217,7 @@ impl Parser<'_> {
             }
             self.some_digits("in exponent of numeric literal")?;
         }
-        let text = self.input[start..self.at]
-            .iter()
-            .map(|byte| char::from(*byte))
-            .collect();
+        let text = String::from_utf8_lossy(&self.input[start..self.at]).into_owned();
         Ok(Value::Number(text))
     }
 

@@ -117,6 +117,29 @@ fn strings_are_escaped_as_go_escapes_them() {
 }
 
 #[test]
+fn every_recorded_state_value_is_written_as_dapr_stored_it() {
+    let cases = parse(include_bytes!("../../testdata/values.json")).unwrap();
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() > 20);
+    for case in cases {
+        let value = parse(case.get_str("value").unwrap().as_bytes()).unwrap();
+        if let Some(stored) = case.get_str("go") {
+            assert_eq!(to_string(&value, Numbers::Float64, true), stored);
+        }
+        if let Some(stored) = case.get_str("redis") {
+            assert_eq!(to_string(&value, Numbers::SixDecimals, false), stored);
+        }
+    }
+}
+
+#[test]
+fn the_redis_encoder_escapes_no_more_than_it_must() {
+    let value = Value::from("\u{8}\u{c}\n\u{1}<\u{2028}");
+    let text = to_string(&value, Numbers::SixDecimals, false);
+    assert_eq!(text, "\"\\u0008\\u000c\\n\\u0001<\u{2028}\"");
+}
+
+#[test]
 fn numbers_keep_their_text_or_become_floats() {
     let value = parse(b"[1.0,1e2,12345678901234567890,-0,0.10]").unwrap();
     assert_eq!(
