@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{Error, Value};
 
 /// How deeply arrays and objects may be nested. Go allows 10000; its stacks grow, ours do not, and dropping or
-/// writing a value recurses. A thousand levels are safe in a quarter of a runtime thread's stack.
+/// writing a value recurses. A thousand levels are safe in half of a runtime thread's stack, even unoptimised.
 pub const MAX_DEPTH: usize = 1_000;
 
 const VALUE: &str = "looking for beginning of value";

@@ -164,7 +164,7 @@ fn a_number_beyond_float64_is_named() {
 
 #[test]
 fn the_deepest_nesting_allowed_is_safe_to_use_on_a_small_stack() {
-    // A quarter of a runtime thread's stack; cloning, comparing, writing and dropping recurse.
+    // Half of a runtime thread's stack; cloning, comparing, writing and dropping recurse.
     let work = || {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let text = open.repeat(MAX_DEPTH) + "1" + &close.repeat(MAX_DEPTH);
@@ -177,7 +177,7 @@ fn the_deepest_nesting_allowed_is_safe_to_use_on_a_small_stack() {
         }
     };
     std::thread::Builder::new()
-        .stack_size(512 << 10)
+        .stack_size(1 << 20)
         .spawn(work)
         .unwrap()
         .join()
