@@ -100,9 +100,10 @@ impl World {
         ];
         resources.extend(more.iter().map(|text| (*text).to_owned()));
         let names = path("names.db");
+        // A long interval: with the default of 5 s an entry lapses when a busy machine renews it a second late.
         let config = format!(
             "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: sdk}}\nspec:\n  nameResolution:\n    \
-             component: sqlite\n    version: v1\n    configuration: {{connectionString: \"{names}\"}}\n"
+             component: sqlite\n    version: v1\n    configuration: {{connectionString: \"{names}\", updateInterval: 60s}}\n"
         );
         Self {
             dir,

@@ -34,8 +34,8 @@ def echo(request: InvokeMethodRequest):
     answer = InvokeMethodResponse(b"you said " + request.data, "text/plain; charset=UTF-8")
     answer.headers = (
         ("x-type", request.content_type or "-"),
-        ("x-caller", metadata.get("dapr-caller-app-id", "-")),
-        ("x-question-back", metadata.get("x-question", "-")),
+        ("x-caller", metadata.get("dapr-caller-app-id", ["-"])[0]),
+        ("x-question-back", metadata.get("x-question", ["-"])[0]),
     )
     return answer
 

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
 use outrigger_proto::runtime::v1::InvokeServiceRequest;
-use outrigger_sidecar_core::invoke::headers::to_grpc;
+use outrigger_sidecar_core::invoke::headers::{from_grpc, to_grpc};
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
 use outrigger_sidecar_core::{Body, Sidecar};
 use outrigger_trace_context::TraceContext;
@@ -35,7 +35,7 @@ pub(crate) async fn invoke_service(
         }
         status
     };
-    let mut headers = metadata.into_headers();
+    let mut headers = from_grpc(metadata);
     headers.remove(http::header::HOST);
     if let Some(authority) = authority {
         headers.insert(HeaderName::from_static("dapr-authority"), authority);

@@ -92,6 +92,26 @@ fn with_prefix(name: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(format!("dapr-{name}").as_bytes()).ok()
 }
 
+/// Names that describe one gRPC message exchange and not what it is about. Go's gRPC keeps these out of an
+/// application's metadata in both directions; passed on, they would describe the next hop's messages wrongly.
+const GRPC_TRANSPORT: [&str; 6] = [
+    "te",
+    "grpc-encoding",
+    "grpc-message",
+    "grpc-message-type",
+    "grpc-status",
+    "grpc-timeout",
+];
+
+/// The metadata of a gRPC peer as headers.
+pub fn from_grpc(metadata: tonic::metadata::MetadataMap) -> HeaderMap {
+    let mut headers = metadata.into_headers();
+    for name in GRPC_TRANSPORT {
+        headers.remove(name);
+    }
+    headers
+}
+
 /// Headers as an HTTP peer gets them: hop-by-hop, binary, length, content type, trace and internal ones are
 /// dropped, the ones of gRPC renamed. Content type and trace are set by the caller from their own fields.
 pub fn to_http(headers: &HeaderMap) -> HeaderMap {
@@ -126,7 +146,7 @@ pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
         let text = name.as_str();
-        if is_trace(text) || name == DESTINATION_APP_ID {
+        if is_trace(text) || name == DESTINATION_APP_ID || GRPC_TRANSPORT.contains(&text) {
             continue;
         }
         if rename && origin == Origin::Http && is_reserved_by_grpc(text) {
@@ -280,12 +300,25 @@ mod tests {
             ("x-a", "1"),
             ("x-b-bin", "AQID"),
             ("x-c-bin", "%%"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-timeout", "1S"),
         ]);
         assert_eq!(
             to_grpc(&headers, Origin::Http, true),
             map(&[("dapr-content-type", "a/b"), ("x-a", "1"), ("x-b-bin", "AQID")])
         );
         assert!(to_grpc(&headers, Origin::Grpc, true).contains_key("content-type"));
+    }
+
+    #[test]
+    fn what_describes_the_last_hops_messages_stays_there() {
+        let metadata = map(&[
+            ("grpc-encoding", "gzip"),
+            ("grpc-accept-encoding", "gzip"),
+            ("x-a", "1"),
+        ]);
+        let headers = from_grpc(tonic::metadata::MetadataMap::from_headers(metadata));
+        assert_eq!(headers, map(&[("grpc-accept-encoding", "gzip"), ("x-a", "1")]));
     }
 
     #[test]

@@ -182,7 +182,7 @@ async fn invoke_grpc(
             let data = message.data.unwrap_or_default();
             InvokeResponse {
                 status: InvokeStatus::default(),
-                headers: metadata.into_headers(),
+                headers: super::headers::from_grpc(metadata),
                 origin: Origin::Grpc,
                 trailers: HeaderMap::new(),
                 content_type: message.content_type,
@@ -207,7 +207,7 @@ fn failed(status: &tonic::Status) -> InvokeResponse {
         },
         headers: HeaderMap::new(),
         origin: Origin::Grpc,
-        trailers: status.metadata().clone().into_headers(),
+        trailers: super::headers::from_grpc(status.metadata().clone()),
         content_type: String::new(),
         type_url: String::new(),
         body: Body::Empty,
