@@ -8,6 +8,7 @@ use redis::{
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
 };
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::settings::Settings;
@@ -27,6 +28,9 @@ struct Current {
     connection: Option<MultiplexedConnection>,
     /// Which connection this is, so that only the one that failed is thrown away.
     number: u64,
+    /// The last try that failed, for those who waited meanwhile: each trying anew would keep the last one waiting
+    /// for the time-outs of all.
+    failed: Option<(Instant, RedisError)>,
     closed: bool,
 }
 
@@ -68,7 +72,12 @@ impl Link {
             let result = match self.connection().await {
                 Ok((connection, number)) => {
                     let result = request.send(connection).await;
-                    if result.as_ref().err().is_some_and(is_lost) {
+                    // After a time-out the server may be gone without a word; a new connection tells.
+                    if result
+                        .as_ref()
+                        .err()
+                        .is_some_and(|error| is_lost(error) || error.is_timeout())
+                    {
                         self.discard(number).await;
                     }
                     result
@@ -87,6 +96,7 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
+        let asked = Instant::now();
         let mut current = self.current.lock().await;
         if current.closed {
             return Err((ErrorKind::Client, "component is closed").into());
@@ -94,7 +104,18 @@ impl Link {
         if let Some(connection) = &current.connection {
             return Ok((connection.clone(), current.number));
         }
-        let connection = self.connect(self.settings.read_timeout).await?;
+        if let Some((when, error)) = &current.failed
+            && *when > asked
+        {
+            return Err(error.clone());
+        }
+        let connection = match self.connect(self.settings.read_timeout).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
+        };
         if current.number > 0 {
             info!(host = %self.settings.host_text(), "connected to redis again");
         }

@@ -1,14 +1,14 @@
-//! The settings that all Redis components share (contract `state`, section 7, and `components`, section 3: the
-//! second decoder).
-//!
-//! Unlike elsewhere a plain integer is a number of milliseconds, integers are decimal, booleans are what Go's
-//! `strconv.ParseBool` takes, and nothing but an absent key is absent.
+//! The settings that all Redis components share (contract `state`, section 7).
 
 use std::time::Duration;
 
 use outrigger_components_api::InitError;
-use outrigger_components_api::metadata::{Decoder, Properties, go_integer};
+use outrigger_components_api::metadata::Properties;
 use outrigger_model::duration::GoDuration;
+
+mod strict;
+
+pub(crate) use strict::Strict;
 
 /// Where Redis is and how to talk to it.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,36 +72,23 @@ impl Settings {
     /// All mistakes at once, by name.
     pub(crate) fn decode(properties: &Properties, purpose: Purpose) -> Result<Self, InitError> {
         let mut strict = Strict::new(properties)?;
-        let text = |strict: &Strict<'_>, name: &str| strict.text(name).unwrap_or_default().to_owned();
-        let port = strict.integer("redisPort").map(|port| port as u64);
-        if port.is_some_and(|port| port > u64::from(u16::MAX)) {
+        let port = strict.integer("redisPort").unwrap_or(0);
+        let port = u16::try_from(port).unwrap_or_else(|_| {
             strict.refuse("redisPort", "value out of range");
-        }
-        let host = strict.text("redisHost").unwrap_or_default();
-        let failover = strict.boolean("failover").unwrap_or(false);
-        let tls = strict.boolean("enableTLS").unwrap_or(false);
-        let insecure = strict.boolean("insecureSkipTLSVerify").unwrap_or(false);
-        let certificate = text(&strict, "clientCert");
-        let key = text(&strict, "clientKey");
+            0
+        });
         // Which defaults differ by component is history.
-        let default_min = match purpose {
+        let first_pause = match purpose {
             Purpose::State => Duration::from_secs(2),
             Purpose::PubSub => Duration::from_millis(8),
         };
         let mut settings = Self {
             hosts: Vec::new(),
-            username: text(&strict, "redisUsername"),
-            password: text(&strict, "redisPassword"),
+            username: strict.string("redisUsername"),
+            password: strict.string("redisPassword"),
             database: strict.integer("redisDB").unwrap_or(0),
-            tls: tls.then(|| Tls {
-                insecure,
-                identity: (!certificate.is_empty() && !key.is_empty()).then_some((certificate, key)),
-            }),
-            sentinel: failover.then(|| Sentinel {
-                master: text(&strict, "sentinelMasterName"),
-                username: text(&strict, "sentinelUsername"),
-                password: text(&strict, "sentinelPassword"),
-            }),
+            tls: Tls::decode(&mut strict),
+            sentinel: Sentinel::decode(&mut strict),
             dial_timeout: strict
                 .duration("dialTimeout")
                 .and_then(GoDuration::positive)
@@ -121,36 +108,19 @@ impl Settings {
                 None | Some(0) => 3,
                 Some(given) => u32::try_from(given).unwrap_or(0),
             },
-            min_retry_interval: interval(strict.duration("redisMinRetryInterval"), default_min),
+            min_retry_interval: interval(strict.duration("redisMinRetryInterval"), first_pause),
             max_retry_interval: interval(strict.duration("redisMaxRetryInterval"), Duration::from_secs(2)),
         };
-        // Known, and without meaning for one multiplexed connection; still refused when they are nonsense.
-        for name in ["poolSize", "minIdleConns"] {
-            strict.integer(name);
-        }
-        for name in [
-            "writeTimeout",
-            "poolTimeout",
-            "maxConnAge",
-            "idleCheckFrequency",
-            "idleTimeout",
-        ] {
-            strict.duration(name);
-        }
-        let entra = ["useEntraID", "useAzureAD"].map(|name| strict.boolean(name) == Some(true));
-        let kind = text(&strict, "redisType");
+        check_unused(&mut strict);
+        let unsupported = unsupported(&mut strict);
+        let host = strict.text("redisHost").unwrap_or_default();
         strict.finish()?;
-        settings.hosts = hosts(host, port.unwrap_or(0))?;
-        for (asked, what) in [
-            (entra.contains(&true), "useEntraID: true"),
-            (kind == "cluster", "redisType: cluster"),
-        ] {
-            if asked {
-                return Err(InitError(format!(
-                    "redis client configuration error: {what} is not supported yet; use redisType: node, with a \
-                     password, or failover: true with sentinels"
-                )));
-            }
+        settings.hosts = hosts(host, port)?;
+        if let Some(what) = unsupported {
+            return Err(InitError(format!(
+                "redis client configuration error: {what} is not supported yet; use redisType: node, with a \
+                 password, or failover: true with sentinels"
+            )));
         }
         if settings
             .sentinel
@@ -175,6 +145,59 @@ impl Settings {
     }
 }
 
+impl Tls {
+    fn decode(strict: &mut Strict<'_>) -> Option<Self> {
+        let enabled = strict.boolean("enableTLS").unwrap_or(false);
+        let insecure = strict.boolean("insecureSkipTLSVerify").unwrap_or(false);
+        let (certificate, key) = (strict.string("clientCert"), strict.string("clientKey"));
+        enabled.then(|| Self {
+            insecure,
+            identity: (!certificate.is_empty() && !key.is_empty()).then_some((certificate, key)),
+        })
+    }
+}
+
+impl Sentinel {
+    fn decode(strict: &mut Strict<'_>) -> Option<Self> {
+        let failover = strict.boolean("failover").unwrap_or(false);
+        failover.then(|| Self {
+            master: strict.string("sentinelMasterName"),
+            username: strict.string("sentinelUsername"),
+            password: strict.string("sentinelPassword"),
+        })
+    }
+}
+
+/// Settings of Go's connection pool: without meaning for one multiplexed connection, still refused when nonsense.
+fn check_unused(strict: &mut Strict<'_>) {
+    for name in ["poolSize", "minIdleConns"] {
+        strict.integer(name);
+    }
+    for name in [
+        "writeTimeout",
+        "poolTimeout",
+        "maxConnAge",
+        "idleCheckFrequency",
+        "idleTimeout",
+    ] {
+        strict.duration(name);
+    }
+}
+
+/// What is asked for and not built.
+fn unsupported(strict: &mut Strict<'_>) -> Option<&'static str> {
+    let entra = ["useEntraID", "useAzureAD"].map(|name| strict.boolean(name) == Some(true));
+    if strict.text("redisType") == Some("cluster") {
+        Some("redisType: cluster")
+    } else if entra.contains(&true) {
+        Some("useEntraID: true")
+    } else if strict.boolean("useOIDC") == Some(true) {
+        Some("useOIDC: true")
+    } else {
+        None
+    }
+}
+
 /// Negative: no pause.
 fn interval(given: Option<GoDuration>, default: Duration) -> Duration {
     match given {
@@ -183,13 +206,13 @@ fn interval(given: Option<GoDuration>, default: Duration) -> Duration {
     }
 }
 
-fn hosts(text: &str, port: u64) -> Result<Vec<(String, u16)>, InitError> {
+fn hosts(text: &str, port: u16) -> Result<Vec<(String, u16)>, InitError> {
     let text = if text.is_empty() { "localhost" } else { text };
     text.split(',').map(|host| address(host.trim(), port)).collect()
 }
 
 /// Adds the port where it is missing.
-fn address(text: &str, port: u64) -> Result<(String, u16), InitError> {
+fn address(text: &str, port: u16) -> Result<(String, u16), InitError> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (host, own) = match (bracketed, text.rsplit_once(':')) {
         (Some((host, rest)), _) => (host, rest.strip_prefix(':')),
@@ -207,7 +230,7 @@ fn address(text: &str, port: u64) -> Result<(String, u16), InitError> {
     }
     let port = match own {
         Some(own) => own.parse().ok(),
-        None if port != 0 => u16::try_from(port).ok(),
+        None if port != 0 => Some(port),
         None => Some(6379),
     };
     match port {
@@ -215,101 +238,6 @@ fn address(text: &str, port: u64) -> Result<(String, u16), InitError> {
         _ => Err(InitError(format!(
             "redis client configuration error: redisHost {text:?} is no host:port"
         ))),
-    }
-}
-
-/// The second decoder.
-#[derive(Debug)]
-pub(crate) struct Strict<'a> {
-    decoder: Decoder<'a>,
-    errors: Vec<String>,
-}
-
-impl<'a> Strict<'a> {
-    pub(crate) fn new(properties: &'a Properties) -> Result<Self, InitError> {
-        Ok(Self {
-            decoder: Decoder::new(properties)?,
-            errors: Vec::new(),
-        })
-    }
-
-    pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
-        self.decoder.text(&[name])
-    }
-
-    /// Notes a mistake.
-    pub(crate) fn refuse(&mut self, name: &str, why: &str) {
-        self.errors.push(format!("{name}: {why}"));
-    }
-
-    /// `1 t T TRUE true True 0 f F FALSE false False`.
-    pub(crate) fn boolean(&mut self, name: &str) -> Option<bool> {
-        match self.text(name)? {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-            text => {
-                self.refuse(
-                    name,
-                    &format!("strconv.ParseBool: parsing {text:?}: invalid syntax"),
-                );
-                None
-            }
-        }
-    }
-
-    /// A decimal number.
-    pub(crate) fn integer(&mut self, name: &str) -> Option<i64> {
-        let text = self.text(name)?;
-        match go_integer(text, 10).map(i64::try_from) {
-            Ok(Ok(value)) => Some(value),
-            _ => {
-                self.refuse(
-                    name,
-                    &format!("strconv.ParseInt: parsing {text:?}: invalid syntax"),
-                );
-                None
-            }
-        }
-    }
-
-    /// A decimal number from zero.
-    pub(crate) fn unsigned(&mut self, name: &str) -> Option<u64> {
-        let value = self.integer(name)?;
-        if value < 0 {
-            self.refuse(name, "must not be negative");
-        }
-        u64::try_from(value).ok()
-    }
-
-    /// Milliseconds, or a Go duration. A negative number keeps its sign and means "none".
-    pub(crate) fn duration(&mut self, name: &str) -> Option<GoDuration> {
-        let text = self.text(name)?;
-        if let Ok(Ok(millis)) = go_integer(text, 10).map(i64::try_from) {
-            let nanos = if millis < 0 {
-                millis
-            } else {
-                millis.saturating_mul(1_000_000)
-            };
-            return Some(GoDuration::from_nanos(nanos));
-        }
-        match GoDuration::parse(text) {
-            Ok(duration) => Some(duration),
-            Err(error) => {
-                self.refuse(name, &error.to_string());
-                None
-            }
-        }
-    }
-
-    pub(crate) fn finish(self) -> Result<(), InitError> {
-        self.decoder.finish()?;
-        if self.errors.is_empty() {
-            return Ok(());
-        }
-        Err(InitError(format!(
-            "redis client configuration error: decode failed. {}",
-            self.errors.join("; ")
-        )))
     }
 }
 
