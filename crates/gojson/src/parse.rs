@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::{Error, Value};
 
-/// How deeply arrays and objects may be nested. Go allows 10000; its stacks grow, ours do not, and dropping or
-/// writing a value recurses. A thousand levels are safe in half of a runtime thread's stack, even unoptimised.
-pub const MAX_DEPTH: usize = 1_000;
+/// How deeply arrays and objects may be nested. Go allows 10000; its stacks grow, ours do not, and cloning, writing
+/// and dropping a value recurse. This many levels are safe in half of a runtime thread's stack, even unoptimised.
+pub const MAX_DEPTH: usize = 500;
 
 const VALUE: &str = "looking for beginning of value";
 const KEY: &str = "looking for beginning of object key string";
