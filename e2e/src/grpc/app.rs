@@ -211,6 +211,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             let io = TokioIo::new(stream);
             // An error only means that the peer is gone.
             let _ = http2::Builder::new(TokioExecutor::new())
+                .auto_date_header(false)
                 .serve_connection(io, service)
                 .await;
         });

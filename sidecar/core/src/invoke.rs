@@ -20,6 +20,7 @@ pub mod local;
 pub mod message;
 pub mod method;
 pub mod peer;
+pub mod proxy;
 mod remote;
 pub mod replay;
 pub mod resolve;

@@ -1,15 +1,14 @@
 //! The runtime service: each RPC goes to the module of its building block. RPCs that are not listed answer
-//! UNIMPLEMENTED.
+//! UNIMPLEMENTED; `InvokeService` never gets here, see [`crate::invoke`].
 
 use std::sync::Arc;
 
-use outrigger_proto::common::v1::InvokeResponse;
 use outrigger_proto::runtime::v1 as wire;
 use outrigger_proto::runtime::v1::dapr_server::Dapr;
 use outrigger_sidecar_core::Sidecar;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::{invoke, management, not_built, secrets, state, trace};
+use crate::{management, not_built, secrets, state};
 
 /// The service over one sidecar.
 pub(crate) struct DaprApi {
@@ -18,14 +17,6 @@ pub(crate) struct DaprApi {
 
 #[async_trait]
 impl Dapr for DaprApi {
-    async fn invoke_service(
-        &self,
-        request: Request<wire::InvokeServiceRequest>,
-    ) -> Result<Response<InvokeResponse>, Status> {
-        let span = trace::of(request.extensions());
-        invoke::invoke_service(&self.core, request, span).await
-    }
-
     async fn get_state(
         &self,
         request: Request<wire::GetStateRequest>,

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use outrigger_model::GrpcCode;
 use outrigger_proto::internals::v1::InternalInvokeRequest;
 use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::app::AppChannel;
-use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody};
+use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
 use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
 use outrigger_trace_context::TraceContext;
@@ -19,7 +16,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{GrpcApi, error, trace};
+use crate::{GrpcApi, error, reply, trace};
 
 /// Largest answer body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
@@ -71,11 +68,10 @@ impl GrpcApi {
         let answer = self.call_app(app, request).await?;
         let wait_for_first = content_length(&answer.headers).is_some_and(|length| length <= WAIT_BELOW);
         let lead = lead::encode_response(&answer);
-        Ok(grpc_response(FramesBody::response(
-            lead,
-            answer.body,
-            wait_for_first,
-        )))
+        Ok(reply::response(
+            HeaderMap::new(),
+            FramesBody::response(lead, answer.body, wait_for_first),
+        ))
     }
 
     /// The older form with everything in one message each way.
@@ -107,7 +103,7 @@ impl GrpcApi {
         if let Some(message) = response.message.as_mut() {
             message.data.get_or_insert_default().value = bytes.to_vec();
         }
-        Ok(unary_response(&response))
+        Ok(reply::ok(HeaderMap::new(), &response, HeaderMap::new()))
     }
 
     fn app(&self) -> Result<&AppChannel, Status> {
@@ -145,34 +141,4 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
         .ok()?
         .parse()
         .ok()
-}
-
-fn grpc_response<B>(body: B) -> Response<Body>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut response = Response::new(Body::new(body));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    response
-}
-
-/// One message and status OK.
-fn unary_response(message: &impl Message) -> Response<Body> {
-    let length = message.encoded_len();
-    let mut data = BytesMut::with_capacity(5 + length);
-    data.put_u8(0);
-    // Bounded by the message limit, far below 4 GiB.
-    data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    // A BytesMut grows; encoding into it cannot fail.
-    let _ = message.encode(&mut data);
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-    let frames = [
-        Ok::<_, std::convert::Infallible>(http_body::Frame::data(data.freeze())),
-        Ok(http_body::Frame::trailers(trailers)),
-    ];
-    grpc_response(StreamBody::new(futures_util::stream::iter(frames)).boxed())
 }

@@ -1,52 +1,63 @@
 //! `InvokeService`
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
 use outrigger_proto::runtime::v1::InvokeServiceRequest;
+use outrigger_sidecar_core::invoke::frames::FrameReader;
 use outrigger_sidecar_core::invoke::headers::{from_grpc, to_grpc};
-use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
-use outrigger_sidecar_core::{Body, Sidecar};
+use outrigger_sidecar_core::invoke::{InvokeRequest, InvokeResponse, Origin, wire};
+use outrigger_sidecar_core::{Body as CoreBody, Sidecar};
 use outrigger_trace_context::TraceContext;
+use prost::Message as _;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
-use crate::error::{from_http, with_details};
+use crate::error::{from_http, from_invoke, with_details};
+use crate::reply;
 
 const HTTP_STATUS: HeaderName = HeaderName::from_static("dapr-http-status");
 
+/// Answers one call, without tonic's message layer: the caller is to see the app's headers and trailers apart.
 pub(crate) async fn invoke_service(
     core: &Sidecar,
-    request: Request<InvokeServiceRequest>,
+    max_message: usize,
+    request: Request<Incoming>,
     span: Option<TraceContext>,
-) -> Result<Response<common::InvokeResponse>, Status> {
-    let authority = request.metadata().as_ref().get(http::header::HOST).cloned();
-    let (metadata, _, message) = request.into_parts();
-    let target = message.id;
-    let failed = |error: &InvokeError| {
-        let code = if error.code == GrpcCode::PermissionDenied {
-            Code::PermissionDenied
-        } else {
-            Code::Internal
-        };
-        let mut status = Status::new(code, format!("failed to invoke, id: {target}, err: {error}"));
-        if let Some(span) = &span {
-            mark(status.metadata_mut(), span);
-        }
-        status
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let message = match FrameReader::new(body, max_message).next().await {
+        Some(Ok(message)) => message,
+        Some(Err(error)) => return from_invoke(&error).into_http(),
+        None => return Status::internal("the request has no message").into_http(),
     };
-    let mut headers = from_grpc(metadata);
+    let message = match InvokeServiceRequest::decode(message) {
+        Ok(message) => message,
+        Err(error) => return Status::internal(error.to_string()).into_http(),
+    };
+    let mut headers = from_grpc(MetadataMap::from_headers(parts.headers));
     headers.remove(http::header::HOST);
-    if let Some(authority) = authority {
+    if let Some(authority) = parts.uri.authority()
+        && let Ok(authority) = HeaderValue::from_str(authority.as_str())
+    {
         headers.insert(HeaderName::from_static("dapr-authority"), authority);
     }
     let invocation = to_invocation(message.message.unwrap_or_default(), headers, span.clone());
-    let answer = core
-        .invoker
-        .invoke(&target, invocation)
-        .await
-        .map_err(|error| failed(&error))?;
-    to_response(answer, span.as_ref()).await
+    match core.invoker.invoke(&message.id, invocation).await {
+        Ok(answer) => to_response(answer, span.as_ref()).await,
+        Err(error) => {
+            let code = if error.code == GrpcCode::PermissionDenied {
+                Code::PermissionDenied
+            } else {
+                Code::Internal
+            };
+            let target = message.id;
+            Status::new(code, format!("failed to invoke, id: {target}, err: {error}")).into_http()
+        }
+    }
 }
 
 fn to_invocation(
@@ -68,30 +79,30 @@ fn to_invocation(
         content_type: message.content_type,
         type_url: data.type_url,
         content_length: Some(data.value.len() as u64),
-        body: Body::full(data.value),
+        body: CoreBody::full(data.value),
         trace: span,
     }
 }
 
-async fn to_response(
-    answer: InvokeResponse,
-    span: Option<&TraceContext>,
-) -> Result<Response<common::InvokeResponse>, Status> {
+async fn to_response(answer: InvokeResponse, span: Option<&TraceContext>) -> Response<Body> {
     let is_http = answer.status.is_http();
     let code = answer.status.code;
     let mut headers = to_grpc(&answer.headers, answer.origin, true);
+    headers.remove(CONTENT_TYPE);
     let mut trailers = to_grpc(&answer.trailers, Origin::Grpc, false);
+    trailers.remove(CONTENT_TYPE);
     if is_http {
         headers.insert(HTTP_STATUS, HeaderValue::from(code));
     }
-    let body = answer
-        .body
-        .collect_bytes()
-        .await
-        .map_err(|error| Status::internal(format!("reading the answer failed: {error}")))?;
+    let body = match answer.body.collect_bytes().await {
+        Ok(body) => body,
+        Err(error) => return Status::internal(format!("reading the answer failed: {error}")).into_http(),
+    };
     if let Some(span) = span {
         span.write_request_headers(&mut headers);
-        span.write_request_headers(&mut trailers);
+        if !is_http {
+            span.write_request_headers(&mut trailers);
+        }
     }
     let error = if is_http {
         let status = u16::try_from(code).unwrap_or(500);
@@ -100,11 +111,8 @@ async fn to_response(
         let grpc = GrpcCode::from_i32(code);
         (grpc != GrpcCode::Ok).then(|| with_details(grpc, &answer.status.message, answer.status.details))
     };
-    if let Some(mut status) = error {
-        let mut all = headers;
-        all.extend(trailers);
-        *status.metadata_mut() = MetadataMap::from_headers(all);
-        return Err(status);
+    if let Some(status) = error {
+        return reply::failed(headers, &status, trailers);
     }
     let message = common::InvokeResponse {
         data: Some(prost_types::Any {
@@ -113,15 +121,5 @@ async fn to_response(
         }),
         content_type: answer.content_type,
     };
-    Ok(Response::from_parts(
-        MetadataMap::from_headers(headers),
-        message,
-        tonic::Extensions::default(),
-    ))
-}
-
-fn mark(metadata: &mut MetadataMap, span: &TraceContext) {
-    let mut headers = std::mem::take(metadata).into_headers();
-    span.write_request_headers(&mut headers);
-    *metadata = MetadataMap::from_headers(headers);
+    reply::ok(headers, &message, trailers)
 }

@@ -13,6 +13,8 @@ mod invoke;
 mod management;
 mod not_built;
 mod pipeline;
+mod proxy;
+mod reply;
 mod secrets;
 mod server;
 mod state;

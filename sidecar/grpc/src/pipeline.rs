@@ -9,7 +9,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::trace::{self, Span};
+use crate::trace;
 use crate::{GrpcApi, Server, access, error};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
@@ -45,14 +45,16 @@ impl GrpcApi {
             if let Err(text) = outrigger_trace_context::baggage::check(request.headers()) {
                 return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
             }
-            request.extensions_mut().insert(Span(span.clone()));
+        }
+        if invokes {
+            return crate::invoke::invoke_service(&self.core, self.options.max_message, request, span).await;
         }
         let mut service = self.dapr.clone();
         let mut response = match service.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if let Some(span) = span.filter(|_| !invokes)
+        if let Some(span) = span
             && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
         {
             response
@@ -81,11 +83,5 @@ impl GrpcApi {
         result.map_err(|text| error::from_http(401, text))?;
         request.headers_mut().remove(API_TOKEN);
         Ok(())
-    }
-
-    /// Calls of services that this server doesn't know belong to an app; see issue 4.
-    async fn proxy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        let path = request.uri().path().to_owned();
-        Status::unimplemented(format!("proxying of gRPC calls such as {path} is not built yet")).into_http()
     }
 }

@@ -5,11 +5,6 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::HeaderMap;
 use outrigger_sidecar_core::Sidecar;
 use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
-use tonic::Extensions;
-
-/// Carried in a request's extensions.
-#[derive(Debug, Clone)]
-pub(crate) struct Span(pub(crate) TraceContext);
 
 /// `grpc-trace-bin` first, else `traceparent` (contract `observability`, section 4.2).
 pub(crate) fn parent(headers: &HeaderMap) -> Option<TraceContext> {
@@ -27,11 +22,6 @@ pub(crate) fn parent(headers: &HeaderMap) -> Option<TraceContext> {
 /// Starts the span of a call.
 pub(crate) fn start(core: &Sidecar, headers: &HeaderMap) -> Option<TraceContext> {
     core.tracing.start_under(parent(headers).as_ref())
-}
-
-/// The span that the pipeline has put into the extensions.
-pub(crate) fn of(extensions: &Extensions) -> Option<TraceContext> {
-    extensions.get::<Span>().map(|span| span.0.clone())
 }
 
 /// The binary form as metadata text.

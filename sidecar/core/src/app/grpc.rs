@@ -2,17 +2,36 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Uri};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::stream;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri};
+use outrigger_proto::common::v1::{InvokeRequest, InvokeResponse};
 use outrigger_proto::runtime::v1::app_callback_alpha_client::AppCallbackAlphaClient;
 use outrigger_proto::runtime::v1::app_callback_client::AppCallbackClient;
 use outrigger_proto::runtime::v1::app_callback_health_check_client::AppCallbackHealthCheckClient;
+use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use super::tls::Connector;
 use crate::config::AppConfig;
+use crate::invoke::frames::{GRPC_MESSAGE, GRPC_STATUS, GRPC_STATUS_DETAILS};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const ON_INVOKE: &str = "/dapr.proto.runtime.v1.AppCallback/OnInvoke";
+
+/// What a gRPC app answered to an invocation, with headers and trailers apart.
+#[derive(Debug)]
+pub struct AppAnswer {
+    /// Headers; empty if the app sent nothing but a status.
+    pub headers: HeaderMap,
+    /// The message, or the status the app failed with.
+    pub result: Result<InvokeResponse, Status>,
+    /// Trailers without code and message of the status, but with its details, as upstream hands them on.
+    pub trailers: HeaderMap,
+}
 
 /// The client of one gRPC app.
 #[derive(Clone)]
@@ -56,6 +75,53 @@ impl GrpcApp {
         }
     }
 
+    /// The token as a header value, for calls made on [`GrpcApp::channel`].
+    pub fn token(&self) -> Option<HeaderValue> {
+        let token = self.token.as_ref()?;
+        HeaderValue::from_bytes(token.as_bytes()).ok()
+    }
+
+    /// Calls `OnInvoke`. The generated client cannot be used: it mixes headers with trailers.
+    pub async fn on_invoke(&self, request: tonic::Request<InvokeRequest>) -> AppAnswer {
+        let failed = |status: Status, headers: HeaderMap| AppAnswer {
+            headers,
+            trailers: failure_trailers(&status),
+            result: Err(status),
+        };
+        let mut client = tonic::client::Grpc::new(self.channel.clone())
+            .max_decoding_message_size(self.max_message)
+            .max_encoding_message_size(self.max_message);
+        if let Err(error) = client.ready().await {
+            return failed(Status::from_error(error.into()), HeaderMap::new());
+        }
+        let request = request.map(|message| stream::iter([message]));
+        let path = PathAndQuery::from_static(ON_INVOKE);
+        let codec = tonic_prost::ProstCodec::<InvokeRequest, InvokeResponse>::default();
+        let (headers, mut messages, _) = match client.streaming(request, path, codec).await {
+            Ok(response) => response.into_parts(),
+            Err(status) => return failed(status, HeaderMap::new()),
+        };
+        let headers = headers.into_headers();
+        let message = match messages.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return failed(Status::internal("the app sent no message"), headers),
+            Err(status) => return failed(status, headers),
+        };
+        match messages.trailers().await {
+            Ok(trailers) => {
+                let mut trailers = trailers.unwrap_or_default().into_headers();
+                trailers.remove(GRPC_STATUS);
+                trailers.remove(GRPC_MESSAGE);
+                AppAnswer {
+                    headers,
+                    result: Ok(message),
+                    trailers,
+                }
+            }
+            Err(status) => failed(status, headers),
+        }
+    }
+
     /// The callback service.
     pub fn callback(&self) -> AppCallbackClient<Channel> {
         AppCallbackClient::new(self.channel.clone())
@@ -74,4 +140,14 @@ impl GrpcApp {
     pub fn health(&self) -> AppCallbackHealthCheckClient<Channel> {
         AppCallbackHealthCheckClient::new(self.channel.clone())
     }
+}
+
+fn failure_trailers(status: &Status) -> HeaderMap {
+    let mut trailers = status.metadata().clone().into_headers();
+    if !status.details().is_empty()
+        && let Ok(details) = HeaderValue::from_str(&STANDARD.encode(status.details()))
+    {
+        trailers.insert(GRPC_STATUS_DETAILS, details);
+    }
+    trailers
 }

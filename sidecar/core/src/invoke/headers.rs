@@ -1,7 +1,7 @@
 //! Headers on their way between HTTP, gRPC and the internal wire (contract `service-invocation`, section 3).
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -155,13 +155,29 @@ pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
             }
             continue;
         }
-        // The transport expects binary values as base64 text, which is what they are here.
-        if text.ends_with("-bin") && STANDARD.decode(value.as_bytes()).is_err() {
+        // The transport expects binary values as base64 text, which is what they are here, padded or not.
+        if text.ends_with("-bin") && decode_binary(value).is_none() {
             continue;
         }
         out.append(name.clone(), value.clone());
     }
     out
+}
+
+/// The bytes of binary metadata.
+fn decode_binary(value: &HeaderValue) -> Option<Vec<u8>> {
+    let text = value.to_str().ok()?;
+    STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()
+}
+
+/// A value on the internal wire: binary metadata is base64 with padding there, without it on the transport.
+pub fn wire_value(name: &HeaderName, value: &HeaderValue) -> String {
+    if name.as_str().ends_with("-bin")
+        && let Some(bytes) = decode_binary(value)
+    {
+        return STANDARD.encode(bytes);
+    }
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 /// The key on the internal wire: HTTP names in Go's canonical case, gRPC names and the identity headers in

@@ -174,42 +174,32 @@ async fn invoke_grpc(
         }),
     };
     let call = tonic::Request::from_parts(metadata, tonic::Extensions::default(), message);
-    let result = app.callback().on_invoke(call).await;
+    let answer = app.on_invoke(call).await;
     drop(slot);
-    Ok(match result {
-        Ok(response) => {
-            let (metadata, message, _) = response.into_parts();
-            let data = message.data.unwrap_or_default();
-            InvokeResponse {
-                status: InvokeStatus::default(),
-                headers: super::headers::from_grpc(metadata),
-                origin: Origin::Grpc,
-                trailers: HeaderMap::new(),
-                content_type: message.content_type,
-                type_url: data.type_url,
-                body: Body::full(Bytes::from(data.value)),
-            }
-        }
-        Err(status) => failed(&status),
+    let (status, message) = match answer.result {
+        Ok(message) => (InvokeStatus::default(), message),
+        Err(status) => (failed(&status), common::InvokeResponse::default()),
+    };
+    let data = message.data.unwrap_or_default();
+    Ok(InvokeResponse {
+        status,
+        headers: super::headers::from_grpc(MetadataMap::from_headers(answer.headers)),
+        origin: Origin::Grpc,
+        trailers: answer.trailers,
+        content_type: message.content_type,
+        type_url: data.type_url,
+        body: Body::full(Bytes::from(data.value)),
     })
 }
 
 /// A gRPC app's failure is an answer: its code, message and details travel to the caller.
-fn failed(status: &tonic::Status) -> InvokeResponse {
+fn failed(status: &tonic::Status) -> InvokeStatus {
     let details = <outrigger_proto::google::rpc::Status as prost::Message>::decode(status.details())
         .map(|packed| packed.details)
         .unwrap_or_default();
-    InvokeResponse {
-        status: InvokeStatus {
-            code: status.code() as i32,
-            message: status.message().to_owned(),
-            details,
-        },
-        headers: HeaderMap::new(),
-        origin: Origin::Grpc,
-        trailers: super::headers::from_grpc(status.metadata().clone()),
-        content_type: String::new(),
-        type_url: String::new(),
-        body: Body::Empty,
+    InvokeStatus {
+        code: status.code() as i32,
+        message: status.message().to_owned(),
+        details,
     }
 }

@@ -12,7 +12,7 @@ use outrigger_proto::internals::v1::{
 };
 use outrigger_trace_context::TraceContext;
 
-use super::headers::{append_wire, wire_key};
+use super::headers::{append_wire, wire_key, wire_value};
 use super::lead::{RequestLead, ResponseLead};
 use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 use crate::Body;
@@ -32,7 +32,7 @@ pub fn metadata(headers: &HeaderMap, origin: Origin) -> HashMap<String, ListStri
         let values = headers
             .get_all(name)
             .iter()
-            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+            .map(|value| wire_value(name, value))
             .collect();
         out.insert(wire_key(name, origin), ListStringValue { values });
     }
