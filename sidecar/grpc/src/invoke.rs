@@ -7,7 +7,7 @@ use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
 use outrigger_proto::runtime::v1::InvokeServiceRequest;
 use outrigger_sidecar_core::invoke::frames::FrameReader;
-use outrigger_sidecar_core::invoke::headers::{from_grpc, to_grpc};
+use outrigger_sidecar_core::invoke::headers::{AUTHORITY, from_grpc, to_grpc};
 use outrigger_sidecar_core::invoke::{InvokeRequest, InvokeResponse, Origin, wire};
 use outrigger_sidecar_core::{Body as CoreBody, Sidecar};
 use outrigger_trace_context::TraceContext;
@@ -40,10 +40,11 @@ pub(crate) async fn invoke_service(
     };
     let mut headers = from_grpc(MetadataMap::from_headers(parts.headers));
     headers.remove(http::header::HOST);
+    headers.remove(http::header::TE);
     if let Some(authority) = parts.uri.authority()
         && let Ok(authority) = HeaderValue::from_str(authority.as_str())
     {
-        headers.insert(HeaderName::from_static("dapr-authority"), authority);
+        headers.insert(AUTHORITY, authority);
     }
     let invocation = to_invocation(message.message.unwrap_or_default(), headers, span.clone());
     match core.invoker.invoke(&message.id, invocation).await {

@@ -41,10 +41,10 @@ impl GrpcApi {
         }
         let invokes = method == "InvokeService";
         let span = trace::start(&self.core, request.headers());
-        if let Some(span) = &span {
-            if let Err(text) = outrigger_trace_context::baggage::check(request.headers()) {
-                return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
-            }
+        if span.is_some()
+            && let Err(text) = outrigger_trace_context::baggage::check(request.headers())
+        {
+            return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
         }
         if invokes {
             return crate::invoke::invoke_service(&self.core, self.options.max_message, request, span).await;

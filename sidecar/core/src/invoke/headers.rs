@@ -1,5 +1,7 @@
 //! Headers on their way between HTTP, gRPC and the internal wire (contract `service-invocation`, section 3).
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
@@ -17,6 +19,8 @@ pub const CALLER_APP_ID: HeaderName = HeaderName::from_static("dapr-caller-app-i
 pub const CALLER_NAMESPACE: HeaderName = HeaderName::from_static("dapr-caller-namespace");
 /// App id of the target.
 pub const CALLEE_APP_ID: HeaderName = HeaderName::from_static("dapr-callee-app-id");
+/// What gRPC's `:authority` is called among headers; it keeps its own name on the internal wire.
+pub const AUTHORITY: HeaderName = HeaderName::from_static("dapr-authority");
 /// Names the target in a request to the HTTP API.
 pub const APP_ID: HeaderName = HeaderName::from_static("dapr-app-id");
 /// Token of the API, and of the app.
@@ -146,7 +150,8 @@ pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(headers.len() + 4);
     for (name, value) in headers {
         let text = name.as_str();
-        if is_trace(text) || name == DESTINATION_APP_ID || GRPC_TRANSPORT.contains(&text) {
+        let is_authority = origin == Origin::Grpc && name == AUTHORITY;
+        if is_trace(text) || name == DESTINATION_APP_ID || is_authority || GRPC_TRANSPORT.contains(&text) {
             continue;
         }
         if rename && origin == Origin::Http && is_reserved_by_grpc(text) {
@@ -171,32 +176,44 @@ fn decode_binary(value: &HeaderValue) -> Option<Vec<u8>> {
 }
 
 /// A value on the internal wire: binary metadata is base64 with padding there, without it on the transport.
-pub fn wire_value(name: &HeaderName, value: &HeaderValue) -> String {
+/// Proto strings are UTF-8; anything else in a header is replaced, as Go does not send it at all.
+pub fn wire_value<'a>(name: &HeaderName, value: &'a HeaderValue) -> Cow<'a, str> {
     if name.as_str().ends_with("-bin")
         && let Some(bytes) = decode_binary(value)
     {
-        return STANDARD.encode(bytes);
+        return STANDARD.encode(bytes).into();
     }
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// The key on the internal wire: HTTP names in Go's canonical case, gRPC names and the identity headers in
 /// lower case, forwarding headers canonical whatever the origin.
 pub fn wire_key(name: &HeaderName, origin: Origin) -> String {
-    if is_lower_on_wire(name, origin) {
-        name.as_str().to_owned()
-    } else {
-        canonical(name.as_str())
+    let mut out = Vec::with_capacity(name.as_str().len());
+    put_wire_key(&mut out, name, origin);
+    // Header names are ASCII.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// As [`wire_key`], appended to a buffer.
+pub(super) fn put_wire_key(out: &mut Vec<u8>, name: &HeaderName, origin: Origin) {
+    let start = out.len();
+    out.extend_from_slice(lower_wire_key(name, origin).as_bytes());
+    if !is_lower_on_wire(name, origin) {
+        make_canonical(&mut out[start..]);
     }
 }
 
-/// As [`wire_key`], appended to a buffer; it always has the name's length.
-pub(super) fn put_wire_key(out: &mut Vec<u8>, name: &HeaderName, origin: Origin) {
-    let text = name.as_str().as_bytes();
-    let start = out.len();
-    out.extend_from_slice(text);
-    if !is_lower_on_wire(name, origin) {
-        make_canonical(&mut out[start..]);
+/// The length of [`wire_key`].
+pub(super) fn wire_key_len(name: &HeaderName, origin: Origin) -> usize {
+    lower_wire_key(name, origin).len()
+}
+
+fn lower_wire_key(name: &HeaderName, origin: Origin) -> &str {
+    if origin == Origin::Grpc && *name == AUTHORITY {
+        ":authority"
+    } else {
+        name.as_str()
     }
 }
 
@@ -338,11 +355,23 @@ mod tests {
     }
 
     #[test]
+    fn binary_values_are_padded_on_the_internal_wire() {
+        let name = HeaderName::from_static("x-b-bin");
+        for sent in ["AQ", "AQ=="] {
+            assert_eq!(wire_value(&name, &HeaderValue::from_static(sent)), "AQ==");
+        }
+        let plain = HeaderName::from_static("x-b");
+        assert_eq!(wire_value(&plain, &HeaderValue::from_static("AQ")), "AQ");
+    }
+
+    #[test]
     fn wire_keys_are_canonical_for_http_only() {
         let name = HeaderName::from_static("x-forwarded-for");
         assert_eq!(wire_key(&name, Origin::Grpc), "X-Forwarded-For");
         assert_eq!(wire_key(&CONTENT_TYPE, Origin::Http), "Content-Type");
         assert_eq!(wire_key(&CONTENT_TYPE, Origin::Grpc), "content-type");
         assert_eq!(wire_key(&CALLER_APP_ID, Origin::Http), "dapr-caller-app-id");
+        assert_eq!(wire_key(&AUTHORITY, Origin::Grpc), ":authority");
+        assert_eq!(wire_key(&AUTHORITY, Origin::Http), "Dapr-Authority");
     }
 }

@@ -15,7 +15,7 @@ use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field,
 };
 
-use super::headers::{CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, put_wire_key};
+use super::headers::{CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, put_wire_key, wire_key_len, wire_value};
 use super::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
 
 /// The tag of a length-delimited field (of field numbers up to 15).
@@ -125,11 +125,13 @@ where
 
     fn list_len(&self) -> usize {
         let values = self.values.clone().into_iter();
-        values.map(|value| delimited_len(text(value).len())).sum()
+        values
+            .map(|value| delimited_len(wire_value(self.name, value).len()))
+            .sum()
     }
 
     fn entry_len(&self) -> usize {
-        delimited_len(self.name.as_str().len()) + delimited_len(self.list_len())
+        delimited_len(wire_key_len(self.name, self.origin)) + delimited_len(self.list_len())
     }
 
     fn field_len(&self) -> usize {
@@ -138,11 +140,11 @@ where
 
     fn put(&self, out: &mut Vec<u8>, field: u8) {
         put_len(out, field, self.entry_len());
-        put_len(out, 1, self.name.as_str().len());
+        put_len(out, 1, wire_key_len(self.name, self.origin));
         put_wire_key(out, self.name, self.origin);
         put_len(out, 2, self.list_len());
         for value in self.values.clone() {
-            let value = text(value);
+            let value = wire_value(self.name, value);
             put_len(out, 1, value.len());
             out.extend_from_slice(value.as_bytes());
         }
@@ -157,11 +159,6 @@ fn put_len(out: &mut Vec<u8>, field: u8, length: usize) {
 /// A field of this many bytes, with tag and length.
 const fn delimited_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
-}
-
-/// Proto strings are UTF-8; anything else in a header is replaced, as Go does not send it at all.
-fn text(value: &HeaderValue) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(value.as_bytes())
 }
 
 fn map_len(headers: &HeaderMap, origin: Origin) -> usize {
@@ -370,6 +367,8 @@ mod tests {
             ("dapr-callee-app-id", "first"),
             ("dapr-callee-app-id", "last"),
             ("forwarded", "for=1;by=2"),
+            ("dapr-authority", "host:1"),
+            ("x-raw-bin", "AQ"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

@@ -32,7 +32,7 @@ pub fn metadata(headers: &HeaderMap, origin: Origin) -> HashMap<String, ListStri
         let values = headers
             .get_all(name)
             .iter()
-            .map(|value| wire_value(name, value))
+            .map(|value| wire_value(name, value).into_owned())
             .collect();
         out.insert(wire_key(name, origin), ListStringValue { values });
     }
