@@ -39,7 +39,10 @@ pub(crate) fn ok(headers: HeaderMap, message: &impl Message, mut trailers: Heade
         Ok::<_, std::convert::Infallible>(Frame::data(data.freeze())),
         Ok(Frame::trailers(trailers)),
     ];
-    response(headers, StreamBody::new(futures_util::stream::iter(frames)).boxed())
+    response(
+        headers,
+        StreamBody::new(futures_util::stream::iter(frames)).boxed(),
+    )
 }
 
 /// A failure whose headers and trailers the caller is to see apart. Without headers it is a lone status.
@@ -50,5 +53,8 @@ pub(crate) fn failed(headers: HeaderMap, status: &Status, mut trailers: HeaderMa
         return response(trailers, http_body_util::Empty::<bytes::Bytes>::new());
     }
     let frames = [Ok::<_, std::convert::Infallible>(Frame::trailers(trailers))];
-    response(headers, StreamBody::new(futures_util::stream::iter(frames)).boxed())
+    response(
+        headers,
+        StreamBody::new(futures_util::stream::iter(frames)).boxed(),
+    )
 }
