@@ -15,7 +15,9 @@ use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field,
 };
 
-use super::headers::{CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, put_wire_key, wire_key_len, wire_value};
+use super::headers::{
+    CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, put_wire_key, wire_key_len, wire_value,
+};
 use super::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
 
 /// The tag of a length-delimited field (of field numbers up to 15).
