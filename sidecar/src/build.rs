@@ -1,5 +1,6 @@
 //! From settings to the services of a sidecar.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,6 +9,7 @@ use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
 use outrigger_components_api::registry::Registry;
 use outrigger_gojson::Value;
 use outrigger_model::duration::GoDuration;
+use outrigger_resiliency::Resiliency;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
     AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, configuration,
@@ -17,10 +19,11 @@ use outrigger_sidecar_core::components::ComponentStore;
 use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
 use outrigger_sidecar_core::health::Readiness;
-use outrigger_sidecar_core::invoke::Invoker;
 use outrigger_sidecar_core::invoke::access::InvokeAccess;
+use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
+use outrigger_sidecar_core::invoke::{Invoker, InvokerParts};
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::secrets::SecretService;
@@ -161,14 +164,20 @@ pub(crate) async fn build(
         shutdown.child_token(),
         config.peer_max_idle,
     ));
-    let invoker = Invoker::new(
-        identity.clone(),
-        app.clone(),
-        Addresses::new(resolver.clone()),
-        peers.clone(),
-        ports.internal_grpc,
+    let (resiliency_policies, warnings) = Resiliency::new(&resiliency.resources, None);
+    for warning in warnings {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    let invoker = Invoker::new(InvokerParts {
+        identity: identity.clone(),
+        app: app.clone(),
+        addresses: Addresses::new(resolver.clone()),
+        peers: peers.clone(),
+        endpoints: http_endpoints(&loader, &endpoints.resources).await?,
+        resiliency: resiliency_policies,
+        internal_port: ports.internal_grpc,
         max_message,
-    )
+    })
     .map_err(StartError::new)?;
 
     let policies = Arc::new(ComponentPolicies::default());
@@ -218,6 +227,22 @@ pub(crate) async fn build(
         app_health,
         resolver,
     })
+}
+
+/// The HTTPEndpoint resources with their references resolved, by name.
+async fn http_endpoints(
+    loader: &Loader,
+    resources: &[HttpEndpoint],
+) -> Result<BTreeMap<String, Endpoint>, StartError> {
+    let mut endpoints = BTreeMap::new();
+    for resource in resources {
+        let resolved = loader.resolve_http_endpoint(resource).await;
+        endpoints.insert(
+            resource.metadata.name.clone(),
+            Endpoint::new(&resolved).map_err(StartError)?,
+        );
+    }
+    Ok(endpoints)
 }
 
 /// Without a rate no spans are made, and with the rate 0 not even incoming ones are handed on

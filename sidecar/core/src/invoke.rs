@@ -4,13 +4,14 @@
 //! ```text
 //! edge -> Invoker -> own app:   local::invoke -> app channel
 //!                 -> other app: resolve -> peer connection -> CallLocalStream -> its sidecar
-//!                 -> URL or HTTPEndpoint: external::invoke
+//!                 -> URL: local::invoke_url; HTTPEndpoint: endpoint::Endpoint::invoke
 //! ```
 //!
 //! Bodies stream through all of it. [`message::InvokeRequest`] is the one form of a call between the edges,
 //! the internal wire ([`wire`]) and the app.
 
 pub mod access;
+pub mod endpoint;
 pub mod error;
 pub mod escape;
 pub mod frames;
@@ -28,18 +29,21 @@ pub mod sniff;
 pub mod target;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use outrigger_components_api::name_resolution::ResolveRequest;
 use outrigger_model::GrpcCode;
+use outrigger_resiliency::{Failure, PolicyError, Resiliency};
 
 pub use error::InvokeError;
 pub use message::{InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 
-use crate::Identity;
 use crate::app::AppChannel;
+use crate::{Body, Identity};
+use endpoint::Endpoint;
 use headers::Stamp;
 use peer::Peers;
 use replay::Replay;
@@ -50,35 +54,57 @@ use target::Target;
 /// (`DaprBuiltInServiceRetries`).
 const BUILT_IN_RETRIES: u32 = 3;
 const BUILT_IN_PAUSE: Duration = Duration::from_secs(1);
-/// Most of a request body that is kept for another attempt.
+/// Most of a request body that is kept for a built-in retry; a user's policy keeps up to the body limit.
 const REPLAY_LIMIT: usize = 64 << 10;
+
+/// What an [`Invoker`] is made of.
+pub struct InvokerParts {
+    /// Who calls.
+    pub identity: Identity,
+    /// The own app.
+    pub app: Option<Arc<AppChannel>>,
+    /// Where other sidecars are.
+    pub addresses: Addresses,
+    /// Connections to them.
+    pub peers: Arc<Peers>,
+    /// HTTPEndpoint resources by name.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Policies of the user.
+    pub resiliency: Resiliency,
+    /// The port to assume where a resolver knows only hosts.
+    pub internal_port: u16,
+    /// Largest message in bytes.
+    pub max_message: usize,
+}
 
 /// Calls apps by name.
 pub struct Invoker {
-    identity: Identity,
-    app: Option<Arc<AppChannel>>,
-    addresses: Addresses,
-    peers: Arc<Peers>,
-    internal_port: u16,
-    max_message: usize,
+    parts: InvokerParts,
     own_app_id: HeaderValue,
     own_namespace: HeaderValue,
     forwarding: remote::Forwarding,
 }
 
+/// Where a call goes.
+enum Destination<'a> {
+    Own(&'a AppChannel),
+    Remote(ResolveRequest),
+    Url(&'a str),
+    Endpoint(&'a Endpoint),
+}
+
+/// A failed attempt under a policy: an answer that counts as a failure is handed to the caller in the end.
+enum Attempt {
+    Answer(Box<InvokeResponse>),
+    Error(InvokeError),
+}
+
 impl Invoker {
-    /// An invoker for the app of this sidecar and, through `peers`, all others.
+    /// An invoker of these parts.
     ///
     /// # Errors
     /// An app id or namespace that cannot stand in a header.
-    pub fn new(
-        identity: Identity,
-        app: Option<Arc<AppChannel>>,
-        addresses: Addresses,
-        peers: Arc<Peers>,
-        internal_port: u16,
-        max_message: usize,
-    ) -> Result<Self, InvokeError> {
+    pub fn new(parts: InvokerParts) -> Result<Self, InvokeError> {
         let header = |text: &str| {
             HeaderValue::from_str(text).map_err(|_| {
                 InvokeError::internal(format!(
@@ -87,34 +113,46 @@ impl Invoker {
             })
         };
         Ok(Self {
-            own_app_id: header(&identity.app_id)?,
-            own_namespace: header(&identity.namespace)?,
-            forwarding: remote::Forwarding::new(&identity)?,
-            identity,
-            app,
-            addresses,
-            peers,
-            internal_port,
-            max_message,
+            own_app_id: header(&parts.identity.app_id)?,
+            own_namespace: header(&parts.identity.namespace)?,
+            forwarding: remote::Forwarding::new(&parts.identity)?,
+            parts,
         })
     }
 
     /// The own app's channel.
     pub const fn app(&self) -> Option<&Arc<AppChannel>> {
-        self.app.as_ref()
+        self.parts.app.as_ref()
+    }
+
+    /// Where other sidecars are, for proxied calls.
+    pub const fn addresses(&self) -> &Addresses {
+        &self.parts.addresses
+    }
+
+    /// Connections to other sidecars, for proxied calls.
+    pub const fn peers(&self) -> &Arc<Peers> {
+        &self.parts.peers
+    }
+
+    /// Policies of the user.
+    pub const fn resiliency(&self) -> &Resiliency {
+        &self.parts.resiliency
     }
 
     /// Whether a call to `target` goes through another sidecar, not straight to an app or URL.
     pub fn goes_to_a_peer(&self, target: &str) -> bool {
         match target::parse(target) {
-            Ok(Target::App { id, namespace }) => !self.is_own(id, namespace),
+            Ok(Target::App { id, namespace }) => {
+                !self.parts.endpoints.contains_key(target) && !self.is_own(id, namespace)
+            }
             _ => false,
         }
     }
 
     fn is_own(&self, id: &str, namespace: Option<&str>) -> bool {
-        id == &*self.identity.app_id
-            && namespace.is_none_or(|namespace| namespace == &*self.identity.namespace)
+        id == &*self.parts.identity.app_id
+            && namespace.is_none_or(|namespace| namespace == &*self.parts.identity.namespace)
     }
 
     /// Calls `target`.
@@ -127,80 +165,127 @@ impl Invoker {
         mut request: InvokeRequest,
     ) -> Result<InvokeResponse, InvokeError> {
         request.method = method::normalize(&request.method)?.into_owned();
-        match target::parse(target)? {
-            Target::Url(url) => local::invoke_url(self.app.as_deref(), url, request).await,
-            Target::App { id, namespace } => {
-                if self.is_own(id, namespace) {
-                    self.invoke_own(request).await
-                } else {
-                    let namespace = namespace.unwrap_or(&self.identity.namespace);
-                    self.invoke_remote(id, namespace, request).await
+        let destination = self.destination(target)?;
+        self.stamp(&destination, &mut request);
+        if request.is_streamed() {
+            // A streamed request is never sent twice.
+            return self.attempt(&destination, request).await;
+        }
+        let endpoint = match &destination {
+            Destination::Url(url) => format!("{url}/{}", request.method),
+            Destination::Endpoint(endpoint) => format!("{target}:{}", endpoint.base_url()),
+            Destination::Own(_) | Destination::Remote(_) => String::new(),
+        };
+        if !self.parts.resiliency.has_app(target) {
+            return match &destination {
+                Destination::Remote(lookup) => self.invoke_with_built_in_retries(lookup, request).await,
+                _ => self.attempt(&destination, request).await,
+            };
+        }
+        let endpoint = if endpoint.is_empty() {
+            format!("{target}:{}", request.method)
+        } else {
+            endpoint
+        };
+        self.invoke_under_policy(target, &endpoint, &destination, request)
+            .await
+    }
+
+    fn destination<'a>(&'a self, target: &'a str) -> Result<Destination<'a>, InvokeError> {
+        let parts = &self.parts;
+        if let Some(endpoint) = parts.endpoints.get(target) {
+            return Ok(Destination::Endpoint(endpoint));
+        }
+        let (id, namespace) = match target::parse(target)? {
+            Target::Url(url) => return Ok(Destination::Url(url)),
+            Target::App { id, namespace } => (id, namespace),
+        };
+        if self.is_own(id, namespace) {
+            return parts.app.as_deref().map(Destination::Own).ok_or_else(|| {
+                InvokeError::internal("cannot invoke local endpoint: app channel not initialized")
+            });
+        }
+        Ok(Destination::Remote(ResolveRequest {
+            app_id: id.to_owned(),
+            namespace: namespace.unwrap_or(&parts.identity.namespace).to_owned(),
+            port: parts.internal_port,
+        }))
+    }
+
+    /// Marks who calls whom. Endpoints and URLs are told nothing.
+    fn stamp(&self, destination: &Destination<'_>, request: &mut InvokeRequest) {
+        let stamp = |callee| Stamp {
+            caller: &self.own_app_id,
+            namespace: &self.own_namespace,
+            callee,
+        };
+        match destination {
+            Destination::Own(_) => stamp(&self.own_app_id).replace(&mut request.headers),
+            Destination::Remote(lookup) => {
+                if let Ok(callee) = HeaderValue::from_str(&lookup.app_id) {
+                    stamp(&callee).append(&mut request.headers);
                 }
+            }
+            Destination::Url(_) | Destination::Endpoint(_) => {}
+        }
+    }
+
+    /// One attempt without any policy around it.
+    async fn attempt(
+        &self,
+        destination: &Destination<'_>,
+        mut request: InvokeRequest,
+    ) -> Result<InvokeResponse, InvokeError> {
+        match destination {
+            Destination::Own(app) => local::invoke(app, request).await,
+            Destination::Url(url) => local::invoke_url(self.parts.app.as_deref(), url, request).await,
+            Destination::Endpoint(endpoint) => endpoint.invoke(request).await,
+            Destination::Remote(lookup) => {
+                self.forwarding.append(&mut request.headers);
+                let body = std::mem::take(&mut request.body);
+                self.call_peer(lookup, &request, body).await
             }
         }
     }
 
-    async fn invoke_own(&self, mut request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
-        let Some(app) = &self.app else {
-            return Err(InvokeError::internal(
-                "cannot invoke local endpoint: app channel not initialized",
-            ));
-        };
-        let stamp = Stamp {
-            caller: &self.own_app_id,
-            namespace: &self.own_namespace,
-            callee: &self.own_app_id,
-        };
-        stamp.replace(&mut request.headers);
-        local::invoke(app, request).await
+    /// Calls the target's sidecar; a broken connection and a stale address are forgotten.
+    async fn call_peer(
+        &self,
+        lookup: &ResolveRequest,
+        request: &InvokeRequest,
+        body: Body,
+    ) -> Result<InvokeResponse, InvokeError> {
+        let parts = &self.parts;
+        let address = parts.addresses.resolve(lookup).await?;
+        let result = remote::call(&parts.peers, &address, request, body, parts.max_message).await;
+        if result.as_ref().is_err_and(InvokeError::is_retriable) {
+            parts.peers.forget(&address);
+            parts.addresses.forget(lookup);
+        }
+        result
     }
 
-    async fn invoke_remote(
+    async fn invoke_with_built_in_retries(
         &self,
-        app_id: &str,
-        namespace: &str,
+        lookup: &ResolveRequest,
         mut request: InvokeRequest,
     ) -> Result<InvokeResponse, InvokeError> {
-        let callee = HeaderValue::from_str(app_id)
-            .map_err(|_| InvokeError::internal(format!("couldn't find service: {app_id}")))?;
-        let stamp = Stamp {
-            caller: &self.own_app_id,
-            namespace: &self.own_namespace,
-            callee: &callee,
-        };
-        stamp.append(&mut request.headers);
         self.forwarding.append(&mut request.headers);
-        let lookup = ResolveRequest {
-            app_id: app_id.to_owned(),
-            namespace: namespace.to_owned(),
-            port: self.internal_port,
-        };
-        // A streamed request is never sent twice.
-        let streamed = request.content_length.is_none() && !http_body::Body::is_end_stream(&request.body);
-        let body = Replay::new(
-            std::mem::take(&mut request.body),
-            if streamed { 0 } else { REPLAY_LIMIT },
-        );
+        let body = Replay::new(std::mem::take(&mut request.body), REPLAY_LIMIT);
         let mut attempt = 0;
+        let mut last = None;
         loop {
             let Some(piece) = body.attempt() else {
-                return Err(InvokeError::status(
-                    GrpcCode::Unavailable,
-                    "the request body cannot be sent again",
-                ));
+                return Err(last.unwrap_or_else(not_again));
             };
-            let address = self.addresses.resolve(&lookup).await?;
-            let result = remote::call(&self.peers, &address, &request, piece, self.max_message).await;
-            let error = match result {
-                Ok(response) => return Ok(response),
-                Err(error) if error.is_retriable() && !streamed => error,
-                Err(error) => return Err(error),
+            let error = match self.call_peer(lookup, &request, piece).await {
+                Err(error) if error.is_retriable() => error,
+                result => return result,
             };
-            self.peers.forget(&address);
-            self.addresses.forget(&lookup);
             if attempt == BUILT_IN_RETRIES {
                 let text = format!(
-                    "failed to invoke target {app_id} after {BUILT_IN_RETRIES} retries. Error: {error}"
+                    "failed to invoke target {} after {BUILT_IN_RETRIES} retries. Error: {error}",
+                    lookup.app_id
                 );
                 return Err(InvokeError {
                     code: error.code,
@@ -209,8 +294,96 @@ impl Invoker {
                 });
             }
             attempt += 1;
-            tracing::debug!(%error, app_id, attempt, "calling again after a failed call");
+            tracing::debug!(%error, app_id = %lookup.app_id, attempt, "calling again after a failed call");
+            last = Some(error);
             tokio::time::sleep(BUILT_IN_PAUSE).await;
         }
     }
+
+    async fn invoke_under_policy(
+        &self,
+        target: &str,
+        endpoint: &str,
+        destination: &Destination<'_>,
+        mut request: InvokeRequest,
+    ) -> Result<InvokeResponse, InvokeError> {
+        let policy = self.parts.resiliency.app(target, endpoint);
+        let limit = if policy.has_retry() {
+            self.parts.max_message
+        } else {
+            0
+        };
+        let body = Replay::new(std::mem::take(&mut request.body), limit);
+        let forwarded = matches!(destination, Destination::Remote(_));
+        let mut headers = request.headers.clone();
+        let run = policy.run(
+            |_| {
+                if forwarded {
+                    // Each attempt adds itself, as the reference does.
+                    self.forwarding.append(&mut headers);
+                }
+                let outgoing = body.attempt().map(|body| request.with(headers.clone(), body));
+                async move {
+                    let Some(outgoing) = outgoing else {
+                        return Err(Failure::permanent(Attempt::Error(not_again())));
+                    };
+                    let result = match destination {
+                        Destination::Remote(lookup) => {
+                            let mut outgoing = outgoing;
+                            let body = std::mem::take(&mut outgoing.body);
+                            self.call_peer(lookup, &outgoing, body).await
+                        }
+                        _ => self.attempt(destination, outgoing).await,
+                    };
+                    classify(result)
+                }
+            },
+            |error| Attempt::Error(policy_error(error)),
+        );
+        match run.await {
+            Ok(response) => Ok(response),
+            Err(Attempt::Answer(response)) => Ok(*response),
+            Err(Attempt::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// Answers outside 200..=399, and gRPC codes other than OK, count as failures with their code.
+fn classify(result: Result<InvokeResponse, InvokeError>) -> Result<InvokeResponse, Failure<Attempt>> {
+    match result {
+        Ok(response) => {
+            let code = response.status.code;
+            let good = if response.status.is_http() {
+                (200..400).contains(&code)
+            } else {
+                code == 0
+            };
+            if good {
+                Ok(response)
+            } else {
+                Err(Failure::with_code(Attempt::Answer(Box::new(response)), code))
+            }
+        }
+        Err(error) if error.is_status => {
+            let code = error.code.as_i32();
+            Err(Failure::with_code(Attempt::Error(error), code))
+        }
+        Err(error) => Err(Failure::new(Attempt::Error(error))),
+    }
+}
+
+fn policy_error(error: PolicyError) -> InvokeError {
+    let code = match error {
+        PolicyError::Timeout => GrpcCode::DeadlineExceeded,
+        PolicyError::CircuitOpen | PolicyError::TooManyRequests => GrpcCode::Unavailable,
+    };
+    InvokeError {
+        code,
+        message: error.to_string(),
+        is_status: false,
+    }
+}
+
+fn not_again() -> InvokeError {
+    InvokeError::internal("the request body is too large to be sent again")
 }

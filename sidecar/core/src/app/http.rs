@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderName};
+use http::header::HeaderName;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -49,14 +49,31 @@ impl HttpApp {
             .http2_only(config.protocol == Protocol::H2c)
             .http1_title_case_headers(true)
             .http1_max_buf_size(max_headers.max(64 << 10))
-            .set_host(false)
-            .build(Connector::new(tls));
+            .build(Connector::app(tls));
         Self {
             client,
             base: format!("{scheme}://{host}"),
             scheme,
             authority,
             token,
+        }
+    }
+
+    /// A client of endpoints outside Dapr.
+    pub fn external(tls: std::sync::Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .http1_title_case_headers(true)
+            .build(Connector::external(tls, connect_timeout));
+        Self {
+            client,
+            base: String::new(),
+            scheme: Scheme::HTTPS,
+            authority: Authority::from_static("invalid"),
+            token: None,
         }
     }
 
@@ -94,11 +111,6 @@ impl HttpApp {
         if let Some(token) = &self.token {
             headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
         }
-        if !headers.contains_key(HOST)
-            && let Ok(host) = HeaderValue::from_str(self.authority.as_str())
-        {
-            headers.insert(HOST, host);
-        }
         self.send(request, slot).await
     }
 
@@ -113,13 +125,13 @@ impl HttpApp {
             Err(error) => Err(AppError::Transport(format!(
                 "{} \"{uri}\": {}",
                 title(method.as_str()),
-                self.describe(&error)
+                self.describe(&error, &uri)
             ))),
         }
     }
 
     /// The failure as Go's client words it.
-    fn describe(&self, error: &hyper_util::client::legacy::Error) -> String {
+    fn describe(&self, error: &hyper_util::client::legacy::Error, uri: &Uri) -> String {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(cause) = source {
             if let Some(error) = cause.downcast_ref::<BodyError>() {
@@ -128,7 +140,10 @@ impl HttpApp {
             if let Some(error) = cause.downcast_ref::<std::io::Error>() {
                 let text = crate::invoke::peer::go_dial_error(error);
                 return if text.starts_with("connect: ") {
-                    format!("dial tcp {}: {text}", self.authority)
+                    format!(
+                        "dial tcp {}: {text}",
+                        uri.authority().map_or("", Authority::as_str)
+                    )
                 } else {
                     text
                 };

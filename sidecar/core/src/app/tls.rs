@@ -4,8 +4,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -14,31 +15,80 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Opens connections to the app.
+/// Opens connections: plain for `http`, TLS for `https`.
 #[derive(Clone)]
 pub(super) struct Connector {
-    tls: Option<TlsConnector>,
+    /// TLS settings, made when the first `https` URI is met.
+    tls: Arc<LazyLock<TlsConnector, Box<dyn FnOnce() -> TlsConnector + Send>>>,
+    /// TLS whatever the scheme says.
+    always_tls: bool,
+    timeout: Option<Duration>,
 }
 
 impl Connector {
-    /// Plain or TLS.
-    pub(super) fn new(tls: bool) -> Self {
+    fn with(
+        always_tls: bool,
+        timeout: Option<Duration>,
+        make: impl FnOnce() -> ClientConfig + Send + 'static,
+    ) -> Self {
+        let make: Box<dyn FnOnce() -> TlsConnector + Send> =
+            Box::new(|| TlsConnector::from(Arc::new(make())));
         Self {
-            tls: tls.then(|| TlsConnector::from(Arc::new(unverified(&[])))),
+            tls: Arc::new(LazyLock::new(make)),
+            always_tls,
+            timeout,
         }
     }
 
-    /// TLS that negotiates HTTP/2, for gRPC apps.
-    pub(super) fn http2(tls: bool) -> Self {
-        Self {
-            tls: tls.then(|| TlsConnector::from(Arc::new(unverified(&[b"h2"])))),
-        }
+    /// To an HTTP app. A URL given as a target is verified unless the app itself speaks `https`.
+    pub(super) fn app(is_tls: bool) -> Self {
+        Self::with(
+            false,
+            None,
+            move || if is_tls { unverified(&[]) } else { verified() },
+        )
     }
+
+    /// To an external endpoint, with its own TLS settings.
+    pub(super) fn external(config: Arc<ClientConfig>, timeout: Duration) -> Self {
+        Self::with(false, Some(timeout), move || Arc::unwrap_or_clone(config))
+    }
+
+    /// HTTP/2 to a gRPC app.
+    pub(super) fn http2(tls: bool) -> Self {
+        Self::with(tls, None, || unverified(&[b"h2"]))
+    }
+
+    async fn connect(self, uri: Uri) -> io::Result<Stream> {
+        let tls = self.always_tls || uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let stream = TcpStream::connect((bare, port)).await?;
+        stream.set_nodelay(true)?;
+        if !tls {
+            return Ok(Stream::Plain(TokioIo::new(stream)));
+        }
+        let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
+        Ok(Stream::Tls(Box::new(TokioIo::new(
+            self.tls.connect(name, stream).await?,
+        ))))
+    }
+}
+
+fn verified() -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
 }
 
 fn unverified(alpn: &[&[u8]]) -> ClientConfig {
@@ -111,20 +161,14 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            let host = uri.host().unwrap_or_default();
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-            let stream = TcpStream::connect((bare, port)).await?;
-            stream.set_nodelay(true)?;
-            let Some(tls) = tls else {
-                return Ok(Stream::Plain(TokioIo::new(stream)));
-            };
-            let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
-            Ok(Stream::Tls(Box::new(TokioIo::new(
-                tls.connect(name, stream).await?,
-            ))))
+            match connector.timeout {
+                None => connector.connect(uri).await,
+                Some(limit) => tokio::time::timeout(limit, connector.connect(uri))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            }
         })
     }
 }

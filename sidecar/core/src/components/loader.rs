@@ -12,6 +12,7 @@ use outrigger_components_api::registry::{Factory, Kind, Registry};
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
 use outrigger_process::Environment;
+use outrigger_resources::HttpEndpoint;
 use outrigger_resources::component::{Category, Component as Resource, denied_component};
 use outrigger_resources::resolve::{
     EnvLookup, Resolver, Secret, SecretLookup, has_secrets, secret_store_name,
@@ -248,6 +249,27 @@ impl Loader {
             })
             .collect::<Result<Properties, String>>()
             .map(Some)
+    }
+
+    /// An HTTPEndpoint with its secret and environment references replaced; what does not resolve is logged.
+    pub async fn resolve_http_endpoint(&self, resource: &HttpEndpoint) -> HttpEndpoint {
+        let mut resolved = resource.clone();
+        let store_name = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
+        let lookup = store_name
+            .and_then(|name| self.store.snapshot().secret_stores.get(name).cloned())
+            .map(StoreLookup);
+        let variable = |name: &str| self.environment.get(name).map(str::to_owned);
+        let env = EnvLookup {
+            variable: &variable,
+            allowed: &self.env_keys,
+        };
+        let secrets = lookup.as_ref().map(|lookup| lookup as &dyn SecretLookup);
+        let mut resolver = Resolver::new(secrets, env, &resource.metadata.namespace);
+        resolver.http_endpoint(&mut resolved).await;
+        for warning in resolver.into_warnings() {
+            tracing::warn!("HTTPEndpoint {}: {warning}", resource.metadata.name);
+        }
+        resolved
     }
 
     fn find<T: ?Sized + 'static>(

@@ -58,14 +58,7 @@ pub async fn invoke_url(
             "cannot invoke {url}: this needs an HTTP app (--app-port, --app-protocol http)"
         )));
     };
-    let url = url.trim_end_matches('/');
-    let mut text = format!("{url}/{}", path(url, &request.method)?);
-    if !request.query.is_empty() {
-        text.push('?');
-        text.push_str(&request.query);
-    }
-    let uri =
-        Uri::try_from(&text).map_err(|error| InvokeError::internal(format!("parse \"{text}\": {error}")))?;
+    let uri = join(url, &request.method, &request.query)?;
     let response = app
         .call(http_request(uri, request)?, None)
         .await
@@ -80,11 +73,22 @@ fn path(base: &str, method: &str) -> Result<String, InvokeError> {
         .map_err(|error| InvokeError::internal(format!("parse \"{base}/{method}\": {error}")))
 }
 
+/// A base URL with a method's path and a query behind it.
+pub(super) fn join(base: &str, method: &str, query: &str) -> Result<Uri, InvokeError> {
+    let base = base.trim_end_matches('/');
+    let mut text = format!("{base}/{}", path(base, method)?);
+    if !query.is_empty() {
+        text.push('?');
+        text.push_str(query);
+    }
+    Uri::try_from(&text).map_err(|error| InvokeError::internal(format!("parse \"{text}\": {error}")))
+}
+
 fn transport(error: AppError) -> InvokeError {
     InvokeError::internal(error.to_string())
 }
 
-fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, InvokeError> {
+pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, InvokeError> {
     let verb = match request.verb {
         Some(verb) if verb != Method::CONNECT => verb,
         _ => {
@@ -120,7 +124,7 @@ fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, Invok
     Ok(out)
 }
 
-fn from_http(response: http::Response<Body>) -> InvokeResponse {
+pub(super) fn from_http(response: http::Response<Body>) -> InvokeResponse {
     let (mut parts, body) = response.into_parts();
     let content_type = parts
         .headers

@@ -40,6 +40,30 @@ pub struct InvokeRequest {
     pub trace: Option<TraceContext>,
 }
 
+impl InvokeRequest {
+    /// Whether the caller streams a body whose length nobody knows.
+    pub fn is_streamed(&self) -> bool {
+        self.content_length.is_none() && !http_body::Body::is_end_stream(&self.body)
+    }
+
+    /// The same call with other headers and body.
+    #[must_use]
+    pub fn with(&self, headers: HeaderMap, body: Body) -> Self {
+        Self {
+            method: self.method.clone(),
+            verb: self.verb.clone(),
+            query: self.query.clone(),
+            headers,
+            origin: self.origin,
+            content_type: self.content_type.clone(),
+            type_url: self.type_url.clone(),
+            body,
+            content_length: self.content_length,
+            trace: self.trace.clone(),
+        }
+    }
+}
+
 /// The status of an answer: below 100 a gRPC code, else an HTTP status.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct InvokeStatus {

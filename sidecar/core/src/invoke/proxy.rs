@@ -41,10 +41,10 @@ impl Invoker {
         let Target::App { id, namespace } = parse(&target).map_err(unknown)? else {
             return Err(unknown(InvokeError::internal(format!("invalid app id {target}"))));
         };
-        if id == &*self.identity.app_id {
+        if id == &*self.parts.identity.app_id {
             return self.proxy_to_app(request, access).await;
         }
-        let namespace = namespace.unwrap_or(&self.identity.namespace);
+        let namespace = namespace.unwrap_or(&self.parts.identity.namespace);
         self.proxy_to_peer(id, namespace, request, trace).await
     }
 
@@ -54,7 +54,7 @@ impl Invoker {
         access: &InvokeAccess,
     ) -> Result<Response<ProxyBody>, InvokeError> {
         access.check(None, request.uri().path(), None)?;
-        let Some(app) = self.app.as_ref().and_then(|app| app.grpc()) else {
+        let Some(app) = self.parts.app.as_ref().and_then(|app| app.grpc()) else {
             return Err(InvokeError::status(
                 GrpcCode::Unavailable,
                 "connection error: desc = \"this sidecar has no gRPC app: set --app-port and --app-protocol grpc\"",
@@ -101,9 +101,9 @@ impl Invoker {
         let lookup = ResolveRequest {
             app_id: app_id.to_owned(),
             namespace: namespace.to_owned(),
-            port: self.internal_port,
+            port: self.parts.internal_port,
         };
-        let address = self.addresses.resolve(&lookup).await.map_err(unknown)?;
+        let address = self.parts.addresses.resolve(&lookup).await.map_err(unknown)?;
         let path = request.uri().path_and_query().cloned();
         let uri = http::Uri::builder()
             .scheme("http")
@@ -115,7 +115,7 @@ impl Invoker {
                 "the resolver answered {address:?}, which is no address: {error}"
             )))
         })?;
-        match self.peers.send(&address, request).await {
+        match self.parts.peers.send(&address, request).await {
             Ok((response, lease)) => Ok(response.map(|body| {
                 Leased {
                     inner: body,
@@ -124,8 +124,8 @@ impl Invoker {
                 .boxed_unsync()
             })),
             Err(error) => {
-                self.peers.forget(&address);
-                self.addresses.forget(&lookup);
+                self.parts.peers.forget(&address);
+                self.parts.addresses.forget(&lookup);
                 Err(error)
             }
         }

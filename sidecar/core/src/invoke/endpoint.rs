@@ -1,0 +1,241 @@
+//! HTTPEndpoint resources: calls that leave Dapr (contract `service-invocation`, section 10).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, LOCATION, REFERER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use outrigger_resources::HttpEndpoint;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{InvokeError, InvokeRequest, InvokeResponse, local};
+use crate::Body;
+use crate::app::{HttpApp, Slot};
+
+/// Redirects that are followed, as Go's client does by default.
+const MAX_REDIRECTS: usize = 10;
+/// Limit of connecting, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A callable endpoint.
+pub struct Endpoint {
+    base_url: String,
+    headers: HeaderMap,
+    client: HttpApp,
+}
+
+impl Endpoint {
+    /// From a resource whose references are resolved.
+    ///
+    /// # Errors
+    /// A base URL, header or certificate that cannot be used; the text names it.
+    pub fn new(resource: &HttpEndpoint) -> Result<Self, String> {
+        let name = &resource.metadata.name;
+        let base_url = resource.spec.base_url.trim_end_matches('/').to_owned();
+        let uri = Uri::try_from(&base_url)
+            .map_err(|error| format!("HTTPEndpoint {name}: spec.baseUrl {base_url:?}: {error}"))?;
+        if uri.authority().is_none() || !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(format!(
+                "HTTPEndpoint {name}: spec.baseUrl {base_url:?} must start with http:// or https://"
+            ));
+        }
+        let mut headers = HeaderMap::new();
+        for pair in &resource.spec.headers {
+            let header = HeaderName::from_bytes(pair.name.as_bytes())
+                .map_err(|_| format!("HTTPEndpoint {name}: {:?} is no header name", pair.name))?;
+            let value = HeaderValue::from_str(&pair.value_text())
+                .map_err(|_| format!("HTTPEndpoint {name}: the value of header {header} cannot be sent"))?;
+            headers.insert(header, value);
+        }
+        let tls = tls_config(resource).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
+        Ok(Self {
+            base_url,
+            headers,
+            client: HttpApp::external(Arc::new(tls), CONNECT_TIMEOUT),
+        })
+    }
+
+    /// `spec.baseUrl`
+    pub fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// Calls the endpoint, following redirects.
+    pub(super) async fn invoke(&self, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+        let uri = local::join(&self.base_url, &request.method, &request.query)?;
+        let mut outgoing = local::http_request(uri, request)?;
+        for (name, value) in &self.headers {
+            outgoing.headers_mut().insert(name.clone(), value.clone());
+        }
+        for _ in 0..=MAX_REDIRECTS {
+            let (method, uri, headers) = (
+                outgoing.method().clone(),
+                outgoing.uri().clone(),
+                outgoing.headers().clone(),
+            );
+            let response = self
+                .client
+                .send(outgoing, Slot::None)
+                .await
+                .map_err(|error| InvokeError::internal(error.to_string()))?;
+            match redirect(&method, &uri, headers, response.status(), response.headers()) {
+                Some(next) => outgoing = next,
+                None => return Ok(local::from_http(response)),
+            }
+        }
+        Err(InvokeError::internal(format!(
+            "{} \"{}\": stopped after {MAX_REDIRECTS} redirects",
+            "Get", self.base_url
+        )))
+    }
+}
+
+/// The request that follows a redirect, as Go's client makes it: the method becomes GET where the status says so;
+/// a body is not sent again, so redirects that would need it end here.
+fn redirect(
+    method: &Method,
+    from: &Uri,
+    mut headers: HeaderMap,
+    status: StatusCode,
+    answer: &HeaderMap,
+) -> Option<Request<Body>> {
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    let next_method = match status.as_u16() {
+        301..=303 if reads => method.clone(),
+        301..=303 => Method::GET,
+        307 | 308 if reads => method.clone(),
+        _ => return None,
+    };
+    let location = answer.get(LOCATION)?.to_str().ok()?;
+    let to = resolve_location(from, location)?;
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(HOST);
+    if next_method != *method {
+        headers.remove(CONTENT_TYPE);
+    }
+    if to.host() != from.host() {
+        // Secrets stay with the host that they were meant for.
+        headers.remove(AUTHORIZATION);
+        headers.remove(COOKIE);
+    }
+    if !(from.scheme_str() == Some("https") && to.scheme_str() == Some("http"))
+        && let Ok(referer) = HeaderValue::from_str(&from.to_string())
+    {
+        headers.insert(REFERER, referer);
+    }
+    let mut next = Request::new(Body::Empty);
+    *next.method_mut() = next_method;
+    *next.uri_mut() = to;
+    *next.headers_mut() = headers;
+    Some(next)
+}
+
+fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
+    let text = if location.starts_with("http://") || location.starts_with("https://") {
+        location.to_owned()
+    } else if let Some(rest) = location.strip_prefix("//") {
+        format!("{}://{rest}", from.scheme_str()?)
+    } else {
+        let root = format!("{}://{}", from.scheme_str()?, from.authority()?);
+        if location.starts_with('/') {
+            root + location
+        } else {
+            let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+            format!("{root}{folder}/{location}")
+        }
+    };
+    Uri::try_from(text).ok()
+}
+
+/// The system's roots and the endpoint's own, and its client certificate.
+fn tls_config(resource: &HttpEndpoint) -> Result<ClientConfig, String> {
+    let tls = resource.spec.client_tls.clone().unwrap_or_default();
+    let text = |document: &Option<outrigger_resources::common::TlsDocument>| {
+        document
+            .as_ref()
+            .map(outrigger_resources::common::TlsDocument::text)
+            .filter(|text| !text.is_empty())
+    };
+    let mut roots = RootCertStore::empty();
+    if resource.spec.base_url.starts_with("https://") {
+        let native = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(native.certs);
+    }
+    if let Some(pem) = text(&tls.root_ca) {
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate = certificate
+                .map_err(|error| format!("spec.clientTLS.rootCA is no PEM certificate: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("spec.clientTLS.rootCA: {error}"))?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    match (text(&tls.certificate), text(&tls.private_key)) {
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(certificate), Some(key)) => {
+            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| format!("spec.clientTLS.certificate is no PEM certificate: {error}"))?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+                .map_err(|error| format!("spec.clientTLS.privateKey is no PEM key: {error}"))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| format!("spec.clientTLS certificate and key do not fit: {error}"))
+        }
+        _ => Err("spec.clientTLS needs both certificate and privateKey, or neither".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_resolved_against_the_request() {
+        let from = Uri::from_static("http://a:1/base/r?x=1");
+        for (location, to) in [
+            ("/base/target", "http://a:1/base/target"),
+            ("target", "http://a:1/base/target"),
+            ("http://b/x", "http://b/x"),
+            ("//b/x", "http://b/x"),
+        ] {
+            assert_eq!(resolve_location(&from, location).unwrap().to_string(), to);
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_follow_a_redirect_to_another_host() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+        let mut answer = HeaderMap::new();
+        answer.insert(LOCATION, HeaderValue::from_static("http://evil/x"));
+        let from = Uri::from_static("http://a/x");
+        let next = redirect(&Method::POST, &from, headers, StatusCode::FOUND, &answer).unwrap();
+        assert!(!next.headers().contains_key(AUTHORIZATION));
+        assert_eq!(next.method(), Method::GET);
+        assert!(
+            redirect(
+                &Method::POST,
+                &from,
+                HeaderMap::new(),
+                StatusCode::TEMPORARY_REDIRECT,
+                &answer
+            )
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn a_base_url_that_is_none_is_refused_with_its_name() {
+        let mut resource = HttpEndpoint::default();
+        resource.metadata.name = "ep".into();
+        resource.spec.base_url = "ftp://x".into();
+        assert!(Endpoint::new(&resource).err().unwrap().contains("spec.baseUrl"));
+    }
+}
