@@ -84,7 +84,7 @@ impl Builder<'_> {
         let app_id = self.app_id(mode);
         let http_port = self.port("dapr-http-port", "dapr-http-port flag");
         let grpc_port = self.port("dapr-grpc-port", "dapr-grpc-port flag");
-        let profile_port = self.port("profile-port", "profile-port flag");
+        let profile_port = self.profile_port();
         let metrics_port = self.port("metrics-port", "metrics-port flag");
         let internal_grpc_port = self
             .optional_port("dapr-internal-grpc-port")
@@ -179,6 +179,14 @@ impl Builder<'_> {
     fn port(&mut self, flag: &str, what: &str) -> u16 {
         let port = parse_port(self.values.text(flag), what);
         self.or(port, 0)
+    }
+
+    /// The stock CLI passes -1 when profiling is off, where upstream never looks at the value.
+    fn profile_port(&mut self) -> u16 {
+        match self.values.text("profile-port") {
+            "-1" if !self.values.bool("enable-profiling") => 0,
+            _ => self.port("profile-port", "profile-port flag"),
+        }
     }
 
     fn optional_port(&mut self, flag: &str) -> Option<u16> {
@@ -457,7 +465,9 @@ fn not_built(values: &Values, env: &Environment, mode: Mode) -> Vec<NotBuilt> {
             text: "no operator is asked for resources, none are loaded from the cluster",
         });
     }
-    let flags = NOT_BUILT_FLAGS.iter().filter(|(flag, _)| values.in_use(flag));
+    // What the stock CLI writes for "no profiling" asks for nothing.
+    let asked = |flag: &str| values.in_use(flag) && !(flag == "profile-port" && values.text(flag) == "-1");
+    let flags = NOT_BUILT_FLAGS.iter().filter(|(flag, _)| asked(flag));
     list.extend(flags.map(|(flag, text)| NotBuilt {
         name: format!("--{flag}"),
         text,

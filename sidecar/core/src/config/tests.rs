@@ -345,6 +345,36 @@ fn bad_variables_are_mistakes_like_bad_flags() {
 }
 
 #[test]
+fn the_command_line_of_the_stock_cli_is_accepted_without_a_word() {
+    let config = with(&[
+        "--app-protocol",
+        "http",
+        "--log-level",
+        "info",
+        "--app-max-concurrency",
+        "-1",
+        "--max-body-size",
+        "4Mi",
+        "--read-buffer-size",
+        "4Ki",
+        "--app-port",
+        "0",
+        "--dapr-http-port",
+        "3601",
+        "--dapr-grpc-port",
+        "3602",
+        "--profile-port",
+        "-1",
+        "--metrics-port",
+        "3603",
+        "--dapr-internal-grpc-port",
+        "3604",
+    ]);
+    assert!(config.not_built.is_empty());
+    assert_eq!(config.profile_port, None);
+}
+
+#[test]
 fn what_is_not_built_yet_is_told_only_when_used() {
     let config = with(&[
         "--placement-host-address",
