@@ -3,6 +3,7 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod connections;
 mod server;
 mod state;
 mod streams;

@@ -1,5 +1,6 @@
 //! A Redis of this test's own.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -10,19 +11,52 @@ use outrigger_components_api::testing::init_context;
 pub(crate) struct Server {
     dir: tempfile::TempDir,
     port: u16,
+    arguments: Vec<String>,
     process: Child,
+}
+
+/// A port nobody listened on a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        Self::start_with(&[]).await
+    }
+
+    /// With more arguments.
+    pub(crate) async fn start_with(more: &[&str]) -> Self {
+        let persistence = ["--save", "", "--appendonly", "no"];
+        Self::launch(tempfile::tempdir().unwrap(), &[&persistence[..], more].concat()).await
+    }
+
+    /// A sentinel that watches a server under the name `mymaster` and wants a password.
+    pub(crate) async fn start_sentinel(of: &Self, password: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let process = spawn(dir.path(), port);
-        let server = Self { dir, port, process };
+        let config = dir.path().join("sentinel.conf");
+        let text = format!(
+            "sentinel monitor mymaster 127.0.0.1 {} 1\nrequirepass {password}\n",
+            of.port
+        );
+        std::fs::write(&config, text).unwrap();
+        Self::launch(dir, &[config.to_str().unwrap(), "--sentinel"]).await
+    }
+
+    async fn launch(dir: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let port = free_port();
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let process = spawn(dir.path(), &arguments, port);
+        let server = Self {
+            dir,
+            port,
+            arguments,
+            process,
+        };
         server.wait().await;
         server
     }
@@ -35,14 +69,18 @@ impl Server {
 
     /// A new, empty one on the same port.
     pub(crate) async fn start_again(&mut self) {
-        self.process = spawn(self.dir.path(), self.port);
+        self.process = spawn(self.dir.path(), &self.arguments, self.port);
         self.wait().await;
     }
 
     async fn wait(&self) {
         let up = async {
-            while self.try_command(&["PING"]).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            loop {
+                match self.try_command(&["PING"]).await {
+                    Ok(_) => break,
+                    Err(error) if error.code() == Some("NOAUTH") => break,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
             }
         };
         tokio::time::timeout(Duration::from_secs(20), up)
@@ -87,10 +125,10 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &std::path::Path, port: u16) -> Child {
+fn spawn(dir: &Path, arguments: &[String], port: u16) -> Child {
     Command::new("redis-server")
+        .args(arguments)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
         .current_dir(dir)
         .stdout(Stdio::null())
         .spawn()
