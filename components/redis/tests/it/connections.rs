@@ -21,7 +21,10 @@ async fn a_password_and_a_database_are_used() {
     assert!(error.0.contains("NOAUTH"), "{error}");
     let wrong = server.context([("redisPassword", "nonsense")]);
     let error = RedisState::connect(&wrong).await.unwrap_err();
-    assert!(error.0.starts_with("redis store: error connecting to redis at "), "{error}");
+    assert!(
+        error.0.starts_with("redis store: error connecting to redis at "),
+        "{error}"
+    );
     let context = server.context([("redisPassword", "hunter2"), ("redisDB", "3")]);
     works(RedisState::connect(&context).await.unwrap()).await;
     let other = server.context([("redisPassword", "hunter2"), ("redisUsername", "default")]);
@@ -49,7 +52,11 @@ async fn tls_is_used_and_strangers_are_not_trusted() {
     ])
     .await;
     let host = format!("localhost:{port}");
-    let base = [("redisHost", host.as_str()), ("enableTLS", "true"), ("redisMaxRetries", "-1")];
+    let base = [
+        ("redisHost", host.as_str()),
+        ("enableTLS", "true"),
+        ("redisMaxRetries", "-1"),
+    ];
     let trusting = init_context("red", [base[0], base[1], ("insecureSkipTLSVerify", "true")]);
     works(RedisState::connect(&trusting).await.unwrap()).await;
     // Nobody vouches for this certificate.
