@@ -2,17 +2,24 @@
 //! section 9). The edges of a call say what it is; here is decided what wraps it.
 
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 
 use outrigger_components_api::ComponentError;
+use outrigger_components_api::pubsub::FailedEntry;
 use outrigger_components_api::state::{BulkStateError, StateError};
+use outrigger_resiliency::{BuiltIn, ComponentType, Failure, Policy, PolicyError, Resiliency};
 
 /// Policies of all components.
-#[derive(Debug, Default)]
-pub struct ComponentPolicies {}
+#[derive(Debug, Clone, Default)]
+pub struct ComponentPolicies {
+    resiliency: Resiliency,
+}
 
 /// The policy around one call.
-#[derive(Debug, Clone, Copy)]
-pub struct CallPolicy {}
+#[derive(Debug, Clone)]
+pub struct CallPolicy {
+    policy: Policy,
+}
 
 /// Errors into which a policy's own failure (a timeout, an open circuit) can be put.
 pub trait FromPolicy {
@@ -32,21 +39,98 @@ impl FromPolicy for ComponentError {
     }
 }
 
+/// The failure of one item of a bulk call.
+pub trait ItemFailure: Sized {
+    /// The key of the item that failed.
+    fn key(&self) -> &str;
+
+    /// Whether another try cannot help.
+    fn is_final(&self) -> bool;
+
+    /// The item with this key failed by the policy's own failure.
+    fn from_policy(key: &str, text: &str) -> Self;
+}
+
+impl ItemFailure for BulkStateError {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn is_final(&self) -> bool {
+        matches!(
+            self.error,
+            StateError::EtagMismatch(_) | StateError::EtagInvalid(_)
+        )
+    }
+
+    fn from_policy(key: &str, text: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            error: StateError::Other(text.to_owned()),
+        }
+    }
+}
+
+impl ItemFailure for FailedEntry {
+    fn key(&self) -> &str {
+        &self.entry_id
+    }
+
+    fn is_final(&self) -> bool {
+        false
+    }
+
+    fn from_policy(key: &str, text: &str) -> Self {
+        Self {
+            entry_id: key.to_owned(),
+            error: ComponentError::new(text),
+        }
+    }
+}
+
 impl ComponentPolicies {
+    /// The policies of these resources.
+    pub const fn new(resiliency: Resiliency) -> Self {
+        Self { resiliency }
+    }
+
     /// Outbound policy of a state store.
-    pub const fn state(&self, _name: &str) -> CallPolicy {
-        CallPolicy {}
+    pub fn state(&self, name: &str) -> CallPolicy {
+        self.outbound(name, ComponentType::Statestore)
     }
 
     /// Outbound policy of a secret store.
-    pub const fn secret_store(&self, _name: &str) -> CallPolicy {
-        CallPolicy {}
+    pub fn secret_store(&self, name: &str) -> CallPolicy {
+        self.outbound(name, ComponentType::Secretstore)
     }
 
     /// Outbound policy of a pub/sub component (publishing).
-    pub const fn pubsub(&self, _name: &str) -> CallPolicy {
-        CallPolicy {}
+    pub fn pubsub(&self, name: &str) -> CallPolicy {
+        self.outbound(name, ComponentType::Pubsub)
     }
+
+    /// Inbound policy of a pub/sub component (delivery to the app).
+    pub fn pubsub_inbound(&self, name: &str) -> Policy {
+        self.resiliency.component_inbound(name, ComponentType::Pubsub)
+    }
+
+    /// The built-in policy for questions to the app while starting.
+    pub fn initialization(&self) -> Policy {
+        self.resiliency.built_in(BuiltIn::InitializationRetries)
+    }
+
+    fn outbound(&self, name: &str, component_type: ComponentType) -> CallPolicy {
+        CallPolicy {
+            policy: self.resiliency.component_outbound(name, component_type),
+        }
+    }
+}
+
+/// What a bulk call has still to do, and what has failed for good.
+struct Pending<I, E> {
+    items: Vec<I>,
+    failed: Vec<E>,
+    last: Vec<E>,
 }
 
 impl CallPolicy {
@@ -60,23 +144,88 @@ impl CallPolicy {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        call().await
+        self.policy
+            .run(
+                |_| {
+                    let attempt = call();
+                    async move { attempt.await.map_err(Failure::new) }
+                },
+                |error| E::from_policy(error.to_string()),
+            )
+            .await
     }
 
-    /// Runs a bulk state call; only items that failed for another reason than their etag are tried again.
+    /// Runs a bulk call; only items that failed and may be tried again are tried again.
     ///
     /// # Errors
     /// The items that failed in the end.
-    pub async fn run_bulk<I, F, Fut>(
+    pub async fn run_bulk<I, E, F, Fut>(
         &self,
         items: Vec<I>,
-        _key: fn(&I) -> &str,
+        key: fn(&I) -> &str,
         mut call: F,
-    ) -> Result<(), Vec<BulkStateError>>
+    ) -> Result<(), Vec<E>>
     where
+        I: Clone,
+        E: ItemFailure,
         F: FnMut(Vec<I>) -> Fut,
-        Fut: Future<Output = Result<(), Vec<BulkStateError>>>,
+        Fut: Future<Output = Result<(), Vec<E>>>,
     {
-        call(items).await
+        if self.policy.is_none() {
+            return call(items).await;
+        }
+        let pending = Mutex::new(Pending {
+            items,
+            failed: Vec::new(),
+            last: Vec::new(),
+        });
+        let lock = || pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self
+            .policy
+            .run(
+                |_| {
+                    let attempt = call(lock().items.clone());
+                    let lock = &lock;
+                    async move {
+                        match attempt.await {
+                            Ok(()) => Ok(()),
+                            Err(failures) => Err(lock().keep(failures, key)),
+                        }
+                    }
+                },
+                Some,
+            )
+            .await;
+        let Pending {
+            items,
+            mut failed,
+            last,
+        } = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => {}
+            Err(Some(error)) => {
+                let text = error.to_string();
+                failed.extend(items.iter().map(|item| E::from_policy(key(item), &text)));
+            }
+            Err(None) => failed.extend(last),
+        }
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+}
+
+impl<I, E: ItemFailure> Pending<I, E> {
+    /// Sorts out what an attempt left undone.
+    fn keep(&mut self, failures: Vec<E>, key: fn(&I) -> &str) -> Failure<Option<PolicyError>> {
+        let (last, last_failed): (Vec<E>, Vec<E>) =
+            failures.into_iter().partition(|failure| !failure.is_final());
+        self.failed.extend(last_failed);
+        self.items
+            .retain(|item| last.iter().any(|failure| failure.key() == key(item)));
+        self.last = last;
+        if self.items.is_empty() {
+            Failure::permanent(None)
+        } else {
+            Failure::new(None)
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::components::ComponentStore;
 use crate::health::Readiness;
 use crate::invoke::Invoker;
 use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata};
+use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
 use crate::state::StateService;
 
@@ -84,6 +85,8 @@ pub struct Sidecar {
     pub state: StateService,
     /// Secrets.
     pub secrets: SecretService,
+    /// Publishing and subscriptions.
+    pub pubsub: PubSubService,
     /// Service invocation.
     pub invoker: Invoker,
     /// Spans.
@@ -131,7 +134,7 @@ impl Sidecar {
             enabled_features: self.facts.enabled_features.clone(),
             components,
             extended: self.extended.all(),
-            subscriptions: Vec::new(),
+            subscriptions: self.pubsub.subscriptions_metadata(),
             http_endpoints: self.facts.http_endpoints.clone(),
             resiliencies: self.facts.resiliencies.clone(),
             app: self.facts.app.clone(),

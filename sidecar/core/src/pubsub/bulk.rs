@@ -1,0 +1,485 @@
+//! Delivery in batches (contract `pubsub`, section 7): messages of a broker that hands them over one by one are
+//! gathered, sent together, and acknowledged one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use outrigger_cloudevents::bulk::{Content as Told, DeliveredEntry, Delivery as Envelope};
+use outrigger_cloudevents::{Event, content_type};
+use outrigger_components_api::RequestMetadata;
+use outrigger_components_api::pubsub::{
+    BulkEntry, BulkPublishRequest, HandlerError, MessageHandler, NewMessage,
+};
+use outrigger_gojson::Value;
+use outrigger_resiliency::Failure;
+use outrigger_trace_context::TraceContext;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::deliver::{BatchOutcome, Consumer, EntryStatus, Refusal};
+use super::routes::of_members;
+use super::subscription::BulkSettings;
+
+/// Entries on their way to one path of the app.
+#[derive(Debug)]
+pub struct Batch {
+    /// Path of the app.
+    pub path: String,
+    /// Topic, without namespace.
+    pub topic: String,
+    /// Pub/sub component.
+    pub pubsub: String,
+    /// The component's name.
+    pub metadata: RequestMetadata,
+    /// The entries.
+    pub entries: Vec<BatchEntry>,
+    /// The span of the delivery.
+    pub trace: Option<TraceContext>,
+}
+
+/// One entry of a batch.
+#[derive(Debug)]
+pub struct BatchEntry {
+    /// Names it in the app's answer.
+    pub id: String,
+    /// What is delivered.
+    pub content: Content,
+    /// The broker's metadata.
+    pub metadata: RequestMetadata,
+    /// The broker's content type.
+    pub content_type: Option<String>,
+    /// The message as it came.
+    data: Bytes,
+    /// Place in the gathered messages.
+    origin: usize,
+}
+
+/// What an entry holds.
+#[derive(Debug)]
+pub enum Content {
+    /// An event.
+    Event(Event),
+    /// The bytes of a raw subscription.
+    Raw(Bytes),
+}
+
+impl Batch {
+    /// What an HTTP app gets for some of the entries.
+    pub fn to_json(&self, entries: &[usize]) -> Vec<u8> {
+        let told: Vec<DeliveredEntry<'_>> = entries
+            .iter()
+            .filter_map(|index| self.entries.get(*index))
+            .map(|entry| DeliveredEntry {
+                entry_id: &entry.id,
+                content: match &entry.content {
+                    Content::Event(event) => Told::Event(event),
+                    Content::Raw(data) => Told::Raw(data),
+                },
+                metadata: Some(&entry.metadata),
+                content_type: entry.content_type.as_deref(),
+            })
+            .collect();
+        Envelope {
+            id: &super::new_id(),
+            topic: &self.topic,
+            pubsub_name: &self.pubsub,
+            metadata: &self.metadata,
+            entries: &told,
+        }
+        .to_json()
+    }
+}
+
+/// A message that waits for its batch.
+pub(super) struct Queued {
+    message: NewMessage,
+    done: oneshot::Sender<Result<(), HandlerError>>,
+}
+
+/// Takes messages from the broker and waits with each until its batch is through.
+pub(super) struct Gatherer {
+    consumer: Arc<Consumer>,
+    queue: mpsc::Sender<Queued>,
+}
+
+impl Gatherer {
+    /// The handler for the broker, and the queue that [`gather`] works off. It holds one batch.
+    pub(super) fn new(consumer: Arc<Consumer>, settings: &BulkSettings) -> (Self, mpsc::Receiver<Queued>) {
+        let (queue, queued) = mpsc::channel(settings.max_messages.max(1));
+        (Self { consumer, queue }, queued)
+    }
+}
+
+#[async_trait]
+impl MessageHandler for Gatherer {
+    async fn handle(&self, message: NewMessage) -> Result<(), HandlerError> {
+        if self.consumer.closing.is_cancelled() {
+            return Err(HandlerError::Closed);
+        }
+        let (done, result) = oneshot::channel();
+        let through = async {
+            let queued = Queued { message, done };
+            self.queue.send(queued).await.map_err(|_| HandlerError::Closed)?;
+            result.await.unwrap_or(Err(HandlerError::Closed))
+        };
+        tokio::select! {
+            biased;
+            result = through => result,
+            () = self.consumer.abort.cancelled() => Err(HandlerError::Closed),
+        }
+    }
+}
+
+/// Works batches off until the broker lets go of the handler.
+pub(super) async fn gather(
+    consumer: Arc<Consumer>,
+    settings: BulkSettings,
+    immediate: bool,
+    mut queue: mpsc::Receiver<Queued>,
+) {
+    while let Some(first) = queue.recv().await {
+        let mut batch = vec![first];
+        let deadline = if immediate {
+            Instant::now()
+        } else {
+            Instant::now() + settings.max_wait
+        };
+        while batch.len() < settings.max_messages {
+            // Who closes wants to be done: nothing more will come.
+            let next = tokio::select! {
+                biased;
+                next = timeout_at(deadline, queue.recv()) => next.ok().flatten(),
+                () = consumer.closing.cancelled() => None,
+            };
+            match next {
+                Some(queued) => batch.push(queued),
+                None => break,
+            }
+        }
+        let (messages, waiting): (Vec<NewMessage>, Vec<_>) = batch
+            .into_iter()
+            .map(|queued| (queued.message, queued.done))
+            .unzip();
+        let results = tokio::select! {
+            biased;
+            results = consumer.process_batch(messages) => results,
+            () = consumer.abort.cancelled() => return,
+        };
+        for (done, result) in waiting.into_iter().zip(results) {
+            // The broker may have lost interest.
+            let _ = done.send(result);
+        }
+    }
+}
+
+/// What has become of the gathered messages so far, by place; `None` = not decided.
+type Results = Vec<Option<Result<(), HandlerError>>>;
+
+impl Consumer {
+    /// Delivers messages that were gathered; one result for each, in order.
+    pub(super) async fn process_batch(&self, messages: Vec<NewMessage>) -> Vec<Result<(), HandlerError>> {
+        let mut results: Results = messages.iter().map(|_| None).collect();
+        let mut letters = Vec::new();
+        for batch in self.sort(messages, &mut results, &mut letters) {
+            let undone = self.deliver_batch(&batch).await;
+            self.settle(&batch, undone, &mut results, &mut letters);
+        }
+        self.send_letters(letters, &mut results).await;
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or(Ok(())))
+            .collect()
+    }
+
+    /// Reads the messages and sorts them by route.
+    fn sort(
+        &self,
+        messages: Vec<NewMessage>,
+        results: &mut Results,
+        letters: &mut Vec<Letter>,
+    ) -> Vec<Batch> {
+        let mut batches: BTreeMap<(String, String), Batch> = BTreeMap::new();
+        for (origin, message) in messages.into_iter().enumerate() {
+            let topic = self.own_topic(&message.topic);
+            let mut entry = match self.bulk_entry(message, origin) {
+                Ok(entry) => entry,
+                Err((text, entry)) => {
+                    tracing::error!(target: "dapr.runtime", "error deserializing one of the messages in bulk cloud event in pubsub {} and topic {topic}: {text}", self.spec.pubsub);
+                    letters.push(Letter::of(entry, Some(Refusal::new(text))));
+                    continue;
+                }
+            };
+            let (found, trace) = match &mut entry.content {
+                Content::Raw(data) => {
+                    let text = outrigger_gojson::lossy(data);
+                    (self.routes.find(|| Value::from(text.to_string())), None)
+                }
+                Content::Event(event) if event.is_expired(Timestamp::now()) => {
+                    tracing::warn!(target: "dapr.runtime", "dropping expired pub/sub event {} of topic {topic}", event.id());
+                    letters.push(Letter::of(entry, None));
+                    continue;
+                }
+                Content::Event(event) => (self.routes.find(|| of_members(event.members())), self.span(event)),
+            };
+            match found {
+                Ok(Some(path)) => {
+                    let batch = batches
+                        .entry((topic.clone(), path.to_owned()))
+                        .or_insert_with(|| self.batch(topic, path));
+                    if batch.trace.is_none() {
+                        batch.trace = trace;
+                    }
+                    batch.entries.push(entry);
+                }
+                Ok(None) => {
+                    tracing::debug!(target: "dapr.runtime", "no matching route for an event of topic {topic}; skipping");
+                    if let Some(result) = results.get_mut(origin) {
+                        *result = Some(Ok(()));
+                    }
+                    letters.push(Letter::of(entry, None));
+                }
+                Err(text) => {
+                    tracing::error!(target: "dapr.runtime", "error finding matching route for an event of topic {topic}: {text}");
+                    letters.push(Letter::of(entry, Some(Refusal::new(text))));
+                }
+            }
+        }
+        batches.into_values().collect()
+    }
+
+    fn batch(&self, topic: String, path: &str) -> Batch {
+        Batch {
+            path: path.to_owned(),
+            topic,
+            pubsub: self.spec.pubsub.clone(),
+            metadata: [("pubsubName".to_owned(), self.spec.pubsub.clone())].into(),
+            entries: Vec::new(),
+            trace: None,
+        }
+    }
+
+    /// # Errors
+    /// Why the message is no event, and the entry all the same.
+    fn bulk_entry(&self, message: NewMessage, origin: usize) -> Result<BatchEntry, (String, BatchEntry)> {
+        let read = if self.raw {
+            Ok(Content::Raw(message.data.clone()))
+        } else {
+            Event::parse(&message.data)
+                .map(|mut event| {
+                    event.complete_trace(&message.metadata);
+                    Content::Event(event)
+                })
+                .map_err(|error| error.to_string())
+        };
+        let entry = |content, content_type| BatchEntry {
+            id: super::new_id(),
+            content,
+            content_type,
+            metadata: message.metadata.clone(),
+            data: message.data.clone(),
+            origin,
+        };
+        match read {
+            Ok(content) => {
+                // The event is JSON now, whatever the broker said of the published bytes.
+                let content_type = match &content {
+                    Content::Raw(_) => message.content_type.clone(),
+                    Content::Event(_) => None,
+                };
+                Ok(entry(content, content_type))
+            }
+            Err(text) => Err((
+                text,
+                entry(Content::Raw(message.data.clone()), message.content_type.clone()),
+            )),
+        }
+    }
+
+    /// Delivers a batch under the component's inbound policy; entries that were not acknowledged are tried again.
+    /// What is left undone in the end, by index.
+    async fn deliver_batch(&self, batch: &Batch) -> Undone {
+        let policy = self.inner.policies.pubsub_inbound(&self.spec.pubsub);
+        let pending: Mutex<Undone> = Mutex::new(Undone::all(batch.entries.len()));
+        let lock = || pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt_runs = tokio::sync::Mutex::new(());
+        let attempts = policy.run(
+            |_| async {
+                let _running = attempt_runs.lock().await;
+                if self.closing.is_cancelled() {
+                    lock().closed = true;
+                    return Err(Failure::permanent(()));
+                }
+                let entries: Vec<usize> = lock().retry.keys().copied().collect();
+                let outcome = self.subscriber.deliver_batch(batch, &entries).await;
+                lock().take(batch, &outcome)
+            },
+            |_| (),
+        );
+        let closed = tokio::select! {
+            biased;
+            _ = attempts => false,
+            () = self.closed_between_attempts(&attempt_runs) => true,
+        };
+        let mut undone = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
+        undone.closed |= closed;
+        undone
+    }
+
+    fn settle(&self, batch: &Batch, undone: Undone, results: &mut Results, letters: &mut Vec<Letter>) {
+        for (index, entry) in batch.entries.iter().enumerate() {
+            let Some(result) = results.get_mut(entry.origin) else {
+                continue;
+            };
+            if undone.dropped.contains(&index) {
+                letters.push(Letter::copy(entry, None));
+            } else if let Some(refusal) = undone.retry.get(&index) {
+                if undone.closed {
+                    *result = Some(Err(HandlerError::Closed));
+                } else {
+                    letters.push(Letter::copy(entry, Some(refusal.clone())));
+                }
+            } else {
+                *result = Some(Ok(()));
+            }
+        }
+    }
+
+    /// Sends what could not be delivered to the dead letter topic, if there is one.
+    async fn send_letters(&self, letters: Vec<Letter>, results: &mut Results) {
+        if letters.is_empty() {
+            return;
+        }
+        let failed: BTreeSet<String> = match &self.spec.dead_letter {
+            None => letters
+                .iter()
+                .filter(|letter| letter.refusal.is_some())
+                .map(|letter| letter.entry.entry_id.clone())
+                .collect(),
+            Some(topic) => {
+                let entries = letters.iter().map(|letter| letter.entry.clone()).collect();
+                self.inner.dead_letters(&self.spec.pubsub, topic, entries).await
+            }
+        };
+        for letter in letters {
+            let result = if failed.contains(&letter.entry.entry_id) {
+                let refusal = letter
+                    .refusal
+                    .unwrap_or_else(|| Refusal::new("the dead letter topic did not take the message"));
+                Err(refusal.into_handler_error())
+            } else {
+                Ok(())
+            };
+            if let Some(slot) = results.get_mut(letter.origin) {
+                *slot = Some(result);
+            }
+        }
+    }
+}
+
+/// A message for the dead letter topic.
+struct Letter {
+    entry: BulkEntry,
+    origin: usize,
+    /// `None`: given up by the app, a rule or its age, so that no dead letter topic is no reason to keep it.
+    refusal: Option<Refusal>,
+}
+
+impl Letter {
+    fn of(entry: BatchEntry, refusal: Option<Refusal>) -> Self {
+        Self::copy(&entry, refusal)
+    }
+
+    fn copy(entry: &BatchEntry, refusal: Option<Refusal>) -> Self {
+        let default = match entry.content {
+            Content::Event(_) => content_type::CLOUD_EVENT,
+            Content::Raw(_) => content_type::OCTET_STREAM,
+        };
+        Self {
+            origin: entry.origin,
+            refusal,
+            entry: BulkEntry {
+                entry_id: entry.id.clone(),
+                data: entry.data.clone(),
+                content_type: entry.content_type.clone().unwrap_or_else(|| default.to_owned()),
+                metadata: Some(entry.metadata.clone()),
+            },
+        }
+    }
+}
+
+/// Entries of a batch, by index, that nobody has acknowledged.
+#[derive(Debug, Default)]
+struct Undone {
+    retry: BTreeMap<usize, Refusal>,
+    dropped: BTreeSet<usize>,
+    closed: bool,
+}
+
+impl Undone {
+    fn all(count: usize) -> Self {
+        let untried = Refusal::undelivered("the app was not asked");
+        Self {
+            retry: (0..count).map(|index| (index, untried.clone())).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes over what an attempt has brought.
+    fn take(&mut self, batch: &Batch, outcome: &BatchOutcome) -> Result<(), Failure<()>> {
+        let code = match outcome {
+            BatchOutcome::AllDropped => {
+                // Recorded: not even the dead letter topic gets them.
+                self.retry.clear();
+                return Ok(());
+            }
+            BatchOutcome::Refused(refusal) => {
+                for kept in self.retry.values_mut() {
+                    *kept = refusal.clone();
+                }
+                refusal.code
+            }
+            BatchOutcome::Statuses(statuses) => {
+                let unclear =
+                    Refusal::new("RETRY required while processing bulk subscribe event for an entry");
+                for kept in self.retry.values_mut() {
+                    *kept = unclear.clone();
+                }
+                for (id, status) in statuses {
+                    let found = batch.entries.iter().position(|entry| entry.id == *id);
+                    let Some(index) = found.filter(|index| self.retry.contains_key(index)) else {
+                        tracing::warn!(target: "dapr.runtime", "invalid entry id received from subscriber while processing bulk event: {id}");
+                        continue;
+                    };
+                    match status {
+                        EntryStatus::Success => drop(self.retry.remove(&index)),
+                        EntryStatus::Drop => {
+                            self.retry.remove(&index);
+                            self.dropped.insert(index);
+                        }
+                        EntryStatus::Retry => {}
+                    }
+                }
+                None
+            }
+        };
+        if self.retry.is_empty() {
+            return Ok(());
+        }
+        Err(Failure {
+            code,
+            ..Failure::new(())
+        })
+    }
+}
+
+/// The request that carries letters.
+pub(super) fn letters_request(topic: &str, entries: Vec<BulkEntry>) -> BulkPublishRequest {
+    BulkPublishRequest {
+        topic: topic.to_owned(),
+        entries,
+        metadata: RequestMetadata::new(),
+    }
+}

@@ -1,0 +1,229 @@
+//! Delivery to a gRPC app.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+
+use outrigger_cloudevents::{BULK_TYPE, Event};
+use outrigger_components_api::RequestMetadata;
+use outrigger_gojson::Value;
+use outrigger_proto::runtime::v1 as wire;
+use outrigger_proto::runtime::v1::topic_event_bulk_request_entry::Event as EntryEvent;
+use outrigger_proto::runtime::v1::topic_event_response::TopicEventResponseStatus as Status;
+use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TraceContext};
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct};
+use tonic::metadata::{BinaryMetadataValue, MetadataKey, MetadataMap, MetadataValue};
+use tonic::{Code, Request};
+
+use super::{BatchOutcome, Delivery, EntryStatus, Outcome, Refusal};
+use crate::app::GrpcApp;
+use crate::pubsub::bulk::{Batch, Content};
+
+/// The event as `OnTopicEvent` and streams tell it.
+///
+/// # Errors
+/// The event's data cannot be told in its content type.
+pub fn topic_event(delivery: &Delivery) -> Result<wire::TopicEventRequest, String> {
+    let event = &delivery.event;
+    Ok(wire::TopicEventRequest {
+        id: event.id().to_owned(),
+        source: event.source().to_owned(),
+        r#type: event.event_type().to_owned(),
+        spec_version: event.spec_version().to_owned(),
+        data_content_type: event.data_content_type().to_owned(),
+        topic: delivery.topic.clone(),
+        data: event.data_bytes().map_err(|error| error.to_string())?.into(),
+        pubsub_name: delivery.pubsub.clone(),
+        path: delivery.path.clone(),
+        extensions: extensions(event),
+    })
+}
+
+/// The answer to a stream's event.
+pub fn event_message(event: wire::TopicEventRequest) -> wire::SubscribeTopicEventsResponseAlpha1 {
+    use wire::subscribe_topic_events_response_alpha1::SubscribeTopicEventsResponseType as Kind;
+    wire::SubscribeTopicEventsResponseAlpha1 {
+        subscribe_topic_events_response_type: Some(Kind::EventMessage(event)),
+    }
+}
+
+fn extensions(event: &Event) -> Option<Struct> {
+    let fields: BTreeMap<String, prost_types::Value> = event
+        .extensions()
+        .map(|(name, value)| (name.to_owned(), to_proto(value)))
+        .collect();
+    (!fields.is_empty()).then_some(Struct { fields })
+}
+
+fn to_proto(value: &Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(truth) => Kind::BoolValue(*truth),
+        Value::Number(text) => Kind::NumberValue(value.as_f64().or_else(|| text.parse().ok()).unwrap_or(0.0)),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(elements) => Kind::ListValue(ListValue {
+            values: elements.iter().map(to_proto).collect(),
+        }),
+        Value::Object(members) => Kind::StructValue(Struct {
+            fields: members
+                .iter()
+                .map(|(name, member)| (name.clone(), to_proto(member)))
+                .collect(),
+        }),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+fn fill_metadata(out: &mut MetadataMap, metadata: &RequestMetadata, trace: Option<&TraceContext>) {
+    for (name, value) in metadata {
+        let name = name.to_ascii_lowercase();
+        let reserved = matches!(
+            name.as_str(),
+            "content-type" | "content-length" | "te" | "host" | "connection"
+        ) || name.starts_with("grpc-")
+            || name.starts_with(':');
+        if reserved {
+            continue;
+        }
+        if let (Ok(key), Ok(value)) = (
+            MetadataKey::from_bytes(name.as_bytes()),
+            MetadataValue::try_from(value.as_str()),
+        ) {
+            out.insert(key, value);
+        }
+    }
+    if let Some(trace) = trace {
+        if let Ok(value) = MetadataValue::try_from(trace.to_string()) {
+            out.insert(TRACEPARENT, value);
+        }
+        out.insert_bin(
+            GRPC_TRACE_BIN,
+            BinaryMetadataValue::from_bytes(&trace.to_binary()),
+        );
+    }
+}
+
+fn request<T>(
+    app: &GrpcApp,
+    message: T,
+    metadata: &RequestMetadata,
+    trace: Option<&TraceContext>,
+) -> Request<T> {
+    let mut request = Request::new(message);
+    fill_metadata(request.metadata_mut(), metadata, trace);
+    app.authorise(request.metadata_mut());
+    request
+}
+
+/// A status that no app has sent has a source: the broken connection.
+fn refusal(status: &tonic::Status) -> Refusal {
+    let text = format!(
+        "error returned from app while processing pub/sub event: rpc error: code = {:?} desc = {}",
+        status.code(),
+        status.message()
+    );
+    Refusal {
+        undelivered: status.source().is_some(),
+        ..Refusal::with_code(text, i32::from(status.code()))
+    }
+}
+
+pub(super) async fn deliver(app: &GrpcApp, delivery: &Delivery) -> Outcome {
+    let message = match topic_event(delivery) {
+        Ok(message) => message,
+        Err(text) => return Outcome::Refused(Refusal::new(text)),
+    };
+    let request = request(app, message, &delivery.metadata, delivery.trace.as_ref());
+    match app.callback().on_topic_event(request).await {
+        Ok(answer) => of_status(answer.get_ref().status),
+        Err(status) if status.code() == Code::Unimplemented => {
+            tracing::warn!(
+                target: "dapr.runtime",
+                "non-retriable error returned from app while processing pub/sub event: the app does not implement OnTopicEvent"
+            );
+            Outcome::Done
+        }
+        Err(status) => Outcome::Refused(refusal(&status)),
+    }
+}
+
+/// What an app's or a stream's status means.
+pub(in crate::pubsub) fn of_status(status: i32) -> Outcome {
+    match Status::try_from(status) {
+        Ok(Status::Success) => Outcome::Done,
+        Ok(Status::Retry) => Outcome::Refused(Refusal::new(
+            "RETRY status returned from app while processing pub/sub event",
+        )),
+        Ok(Status::Drop) => Outcome::Dropped,
+        Err(_) => Outcome::Refused(Refusal::new(format!(
+            "unknown status returned from app while processing pub/sub event: {status}"
+        ))),
+    }
+}
+
+fn bulk_entry(batch: &Batch, index: usize) -> Option<wire::TopicEventBulkRequestEntry> {
+    let entry = batch.entries.get(index)?;
+    let event = match &entry.content {
+        Content::Raw(data) => EntryEvent::Bytes(data.clone()),
+        Content::Event(event) => EntryEvent::CloudEvent(wire::TopicEventCeRequest {
+            id: event.id().to_owned(),
+            source: event.source().to_owned(),
+            r#type: event.event_type().to_owned(),
+            spec_version: event.spec_version().to_owned(),
+            data_content_type: event.data_content_type().to_owned(),
+            // Data that cannot be told is left out; the rest of the batch must not wait for it.
+            data: event.plain_data_bytes().unwrap_or_default().into(),
+            extensions: extensions(event),
+        }),
+    };
+    Some(wire::TopicEventBulkRequestEntry {
+        entry_id: entry.id.clone(),
+        content_type: entry.content_type.clone().unwrap_or_default(),
+        metadata: entry.metadata.clone().into_iter().collect(),
+        event: Some(event),
+    })
+}
+
+pub(super) async fn deliver_batch(app: &GrpcApp, batch: &Batch, entries: &[usize]) -> BatchOutcome {
+    let message = wire::TopicEventBulkRequest {
+        id: super::super::new_id(),
+        entries: entries
+            .iter()
+            .filter_map(|index| bulk_entry(batch, *index))
+            .collect(),
+        metadata: batch.metadata.clone().into_iter().collect(),
+        topic: batch.topic.clone(),
+        pubsub_name: batch.pubsub.clone(),
+        r#type: BULK_TYPE.to_owned(),
+        path: batch.path.clone(),
+    };
+    let make = |message| request(app, message, &batch.metadata, batch.trace.as_ref());
+    let mut answer = app.callback().on_bulk_topic_event(make(message.clone())).await;
+    if matches!(&answer, Err(status) if status.code() == Code::Unimplemented) {
+        #[expect(deprecated, reason = "older SDKs serve only this one")]
+        let older = app
+            .callback_alpha()
+            .on_bulk_topic_event_alpha1(make(message))
+            .await;
+        answer = older;
+    }
+    match answer {
+        Ok(answer) => BatchOutcome::Statuses(
+            answer
+                .into_inner()
+                .statuses
+                .into_iter()
+                .map(|entry| {
+                    let status = match Status::try_from(entry.status) {
+                        Ok(Status::Success) => EntryStatus::Success,
+                        Ok(Status::Drop) => EntryStatus::Drop,
+                        Ok(Status::Retry) | Err(_) => EntryStatus::Retry,
+                    };
+                    (entry.entry_id, status)
+                })
+                .collect(),
+        ),
+        Err(status) if status.code() == Code::Unimplemented => BatchOutcome::AllDropped,
+        Err(status) => BatchOutcome::Refused(refusal(&status)),
+    }
+}
