@@ -12,7 +12,7 @@ use outrigger_model::duration::GoDuration;
 use outrigger_resiliency::Resiliency;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
-    AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, configuration,
+    AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, Subscription, configuration,
 };
 use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use outrigger_sidecar_core::components::ComponentStore;
@@ -26,6 +26,7 @@ use outrigger_sidecar_core::invoke::resolve::Addresses;
 use outrigger_sidecar_core::invoke::{Invoker, InvokerParts};
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::policy::ComponentPolicies;
+use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
 use outrigger_sidecar_core::secrets::SecretService;
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
 use outrigger_sidecar_core::state::StateService;
@@ -180,7 +181,29 @@ pub(crate) async fn build(
     })
     .map_err(StartError::new)?;
 
-    let policies = Arc::new(ComponentPolicies::default());
+    let (policies, warnings) = Resiliency::new(&resiliency.resources, None);
+    for warning in warnings {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    let policies = Arc::new(ComponentPolicies::new(policies));
+    let pubsub = PubSubService::new(PubSubDeps {
+        components: store.clone(),
+        policies: policies.clone(),
+        identity: identity.clone(),
+        app: app.clone(),
+        tracing: tracing(&configuration),
+        ask_app: !config.app.disabled_init.subscribe,
+    });
+    let subscriptions = documents
+        .select::<Subscription>(filter)
+        .map_err(StartError::new)?;
+    for warning in &subscriptions.warnings {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    pubsub.set_declared(SubscriptionSpec::declarative(
+        &subscriptions.resources,
+        &config.app_id,
+    ));
     let scopes = SecretScopes::new(&configuration.spec.secrets.scopes).map_err(StartError::new)?;
     let names = |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>();
     let core = Arc::new(Sidecar {
@@ -191,6 +214,7 @@ pub(crate) async fn build(
             Box::new(move |store, name| scopes.allows(store, name)),
         ),
         components: store,
+        pubsub,
         invoker,
         tracing: tracing(&configuration),
         readiness: Readiness::default(),

@@ -8,12 +8,14 @@ use std::time::Duration;
 use outrigger_process::Environment;
 use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::metrics::{Metrics, MetricsServer};
+use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{BoundPorts, Mode, SidecarConfig, choose_internal_port, stable_port};
 use outrigger_sidecar_grpc::{GrpcApi, Server, Socket};
 use outrigger_sidecar_http::{HttpApi, Listener};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -244,9 +246,16 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     tasks.spawn(built.peers.clone().collect_idle(config.peer_collect_interval));
 
     let (core, app, resolver) = (built.core.clone(), built.app.clone(), built.resolver.clone());
+    // Subscriptions stop first, while the API still answers.
+    let subscriptions = Subscriptions {
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
     let app_tasks = AppTasks {
         shutdown: shutdown.child_token(),
         tasks: tasks.clone(),
+        subscriptions: subscriptions.clone(),
+        core: core.clone(),
     };
     tasks.spawn(app_tasks.run(config.clone(), app, built.app_health, ready.clone(), started));
     let end = wait_for_end(signals, &core.shutdown).await;
@@ -254,6 +263,7 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         tokio::time::sleep(FORCED_EXIT).await;
         return Ok(end);
     }
+    subscriptions.stop.cancel();
     if let Some(duration) = config.block_shutdown.filter(|_| !matches!(end, End::Restart)) {
         tracing::info!(
             target: "dapr.runtime",
@@ -268,6 +278,8 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     let stopping = async {
         tracing::info!(target: "dapr.runtime", "Dapr is shutting down");
         ready.not_ready();
+        subscriptions.tasks.close();
+        subscriptions.tasks.wait().await;
         if let Some(resolver) = resolver {
             resolver.close().await;
         }
@@ -426,10 +438,19 @@ impl Servers {
     }
 }
 
+/// Deliveries to the app.
+#[derive(Clone)]
+struct Subscriptions {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
 /// What waits for the app.
 struct AppTasks {
     shutdown: CancellationToken,
     tasks: TaskTracker,
+    subscriptions: Subscriptions,
+    core: Arc<Sidecar>,
 }
 
 impl AppTasks {
@@ -441,6 +462,9 @@ impl AppTasks {
         ready: outrigger_sidecar_core::health::Target,
         started: Instant,
     ) {
+        let app_state = app
+            .as_ref()
+            .map_or_else(|| watch::channel(true).1, |app| app.health());
         if let Some(app) = app {
             tracing::info!(
                 target: "dapr.runtime",
@@ -457,9 +481,19 @@ impl AppTasks {
                 self.tasks.spawn(health.run(app.clone(), self.shutdown.clone()));
             }
         }
+        self.start_subscriptions(app_state);
         ready.ready();
         let elapsed = started.elapsed().as_millis();
         tracing::info!(target: "dapr.runtime", "dapr initialized. Status: Running. Init Elapsed {elapsed}ms");
+    }
+}
+
+impl AppTasks {
+    fn start_subscriptions(&self, healthy: watch::Receiver<bool>) {
+        let (pubsub, stop) = (self.core.pubsub.clone(), self.subscriptions.stop.clone());
+        self.subscriptions
+            .tasks
+            .spawn(async move { pubsub.run(healthy, stop).await });
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use outrigger_proto::runtime::v1 as wire;
 use outrigger_proto::runtime::v1::dapr_server::Dapr;
 use outrigger_sidecar_core::Sidecar;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{management, not_built, secrets, state};
+use crate::{management, not_built, pubsub, secrets, state};
 
 /// The service over one sidecar.
 pub(crate) struct DaprApi {
@@ -72,6 +72,34 @@ impl Dapr for DaprApi {
         request: Request<wire::GetBulkSecretRequest>,
     ) -> Result<Response<wire::GetBulkSecretResponse>, Status> {
         secrets::get_bulk(&self.core, request.into_inner()).await
+    }
+
+    async fn publish_event(
+        &self,
+        request: Request<wire::PublishEventRequest>,
+    ) -> Result<Response<()>, Status> {
+        pubsub::publish(&self.core, request).await
+    }
+
+    async fn bulk_publish_event(
+        &self,
+        request: Request<wire::BulkPublishRequest>,
+    ) -> Result<Response<wire::BulkPublishResponse>, Status> {
+        pubsub::publish_bulk(&self.core, request).await
+    }
+
+    async fn bulk_publish_event_alpha1(
+        &self,
+        request: Request<wire::BulkPublishRequest>,
+    ) -> Result<Response<wire::BulkPublishResponse>, Status> {
+        pubsub::publish_bulk(&self.core, request).await
+    }
+
+    async fn subscribe_topic_events_alpha1(
+        &self,
+        request: Request<Streaming<wire::SubscribeTopicEventsRequestAlpha1>>,
+    ) -> Result<Response<pubsub::EventStream>, Status> {
+        pubsub::subscribe(&self.core, request).await
     }
 
     async fn get_metadata(

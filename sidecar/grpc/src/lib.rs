@@ -15,6 +15,7 @@ mod not_built;
 mod pipeline;
 mod proxy;
 mod reply;
+mod pubsub;
 mod secrets;
 mod server;
 mod state;

@@ -20,7 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::deliver::{BatchOutcome, Consumer, EntryStatus, Refusal};
-use super::routes::of_members;
 use super::subscription::BulkSettings;
 
 /// Entries on their way to one path of the app.
@@ -214,15 +213,18 @@ impl Consumer {
             };
             let (found, trace) = match &mut entry.content {
                 Content::Raw(data) => {
-                    let text = outrigger_gojson::lossy(data);
-                    (self.routes.find(|| Value::from(text.to_string())), None)
+                    let text = Value::from(outrigger_gojson::lossy(data));
+                    (self.routes.find(|rule| rule.matches(&text)), None)
                 }
                 Content::Event(event) if event.is_expired(Timestamp::now()) => {
                     tracing::warn!(target: "dapr.runtime", "dropping expired pub/sub event {} of topic {topic}", event.id());
                     letters.push(Letter::of(entry, None));
                     continue;
                 }
-                Content::Event(event) => (self.routes.find(|| of_members(event.members())), self.span(event)),
+                Content::Event(event) => (
+                    self.routes.find(|rule| rule.matches_event(event)),
+                    self.span(event),
+                ),
             };
             match found {
                 Ok(Some(path)) => {

@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Inner;
 use super::bulk::Batch;
-use super::routes::{Routes, of_members};
+use super::routes::Routes;
 use super::subscription::SubscriptionSpec;
 
 pub(super) use grpc::of_status as grpc_status;
-pub use grpc::{event_message, topic_event};
+pub(super) use grpc::topic_event;
 
 /// An event on its way to a subscriber.
 #[derive(Debug, Clone)]
@@ -199,7 +199,7 @@ impl Consumer {
             );
             return self.drop_message(&message).await;
         }
-        let path = match self.routes.find(|| of_members(event.members())) {
+        let path = match self.routes.find(|rule| rule.matches_event(&event)) {
             Ok(Some(path)) => path.to_owned(),
             Ok(None) => {
                 tracing::debug!(

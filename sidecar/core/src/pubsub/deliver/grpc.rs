@@ -23,7 +23,7 @@ use crate::pubsub::bulk::{Batch, Content};
 ///
 /// # Errors
 /// The event's data cannot be told in its content type.
-pub fn topic_event(delivery: &Delivery) -> Result<wire::TopicEventRequest, String> {
+pub(in crate::pubsub) fn topic_event(delivery: &Delivery) -> Result<wire::TopicEventRequest, String> {
     let event = &delivery.event;
     Ok(wire::TopicEventRequest {
         id: event.id().to_owned(),
@@ -37,14 +37,6 @@ pub fn topic_event(delivery: &Delivery) -> Result<wire::TopicEventRequest, Strin
         path: delivery.path.clone(),
         extensions: extensions(event),
     })
-}
-
-/// The answer to a stream's event.
-pub fn event_message(event: wire::TopicEventRequest) -> wire::SubscribeTopicEventsResponseAlpha1 {
-    use wire::subscribe_topic_events_response_alpha1::SubscribeTopicEventsResponseType as Kind;
-    wire::SubscribeTopicEventsResponseAlpha1 {
-        subscribe_topic_events_response_type: Some(Kind::EventMessage(event)),
-    }
 }
 
 fn extensions(event: &Event) -> Option<Struct> {
