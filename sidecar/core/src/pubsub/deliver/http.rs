@@ -9,11 +9,11 @@ use http_body_util::{BodyExt as _, Limited};
 use outrigger_components_api::RequestMetadata;
 use outrigger_gojson::Value;
 use outrigger_trace_context::TraceContext;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{BatchOutcome, Delivery, EntryStatus, Outcome, Refusal};
 use crate::Body;
 use crate::app::{HttpApp, Slot};
+use crate::invoke::escape;
 use crate::pubsub::bulk::Batch;
 
 const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
@@ -21,22 +21,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Longest answer that is looked at; a longer one is no status.
 const MAX_ANSWER: usize = 16 << 20;
-
-/// What cannot stand in a request's path. Percent signs stay: routes are written as paths.
-const PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'<')
-    .add(b'>')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
 
 /// What a publisher's metadata must not decide about our request.
 const NOT_PASSED: [HeaderName; 7] = [
@@ -97,7 +81,7 @@ async fn post(
     slot: Slot,
 ) -> Result<(StatusCode, Bytes), Refusal> {
     let (path, query) = route.split_once('?').unwrap_or((route, ""));
-    let path = utf8_percent_encode(path.trim_start_matches('/'), PATH).to_string();
+    let path = escape::path(path.trim_start_matches('/')).map_err(|error| Refusal::new(error.to_string()))?;
     let uri = app
         .uri(&path, query)
         .map_err(|error| Refusal::new(error.to_string()))?;
