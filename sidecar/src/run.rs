@@ -9,7 +9,7 @@ use outrigger_process::Environment;
 use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::metrics::{Metrics, MetricsServer};
 use outrigger_sidecar_core::Sidecar;
-use outrigger_sidecar_core::app::AppChannel;
+use outrigger_sidecar_core::app::{self, AppChannel};
 use outrigger_sidecar_core::config::{BoundPorts, Mode, SidecarConfig, choose_internal_port, stable_port};
 use outrigger_sidecar_grpc::{GrpcApi, Server, Socket};
 use outrigger_sidecar_http::{HttpApi, Listener};
@@ -482,6 +482,19 @@ impl AppTasks {
             }
         }
         self.start_subscriptions(app_state);
+        if let Some(app) = self
+            .core
+            .invoker
+            .app()
+            .filter(|_| !config.app.disabled_init.config)
+        {
+            let (app, core, shutdown) = (app.clone(), self.core.clone(), self.shutdown.clone());
+            // Nothing reads the answer before there are actors; apps count on being asked.
+            self.tasks.spawn(async move {
+                let asking = app::configuration::ask(&app, &core.identity.app_id);
+                shutdown.run_until_cancelled(asking).await;
+            });
+        }
         ready.ready();
         let elapsed = started.elapsed().as_millis();
         tracing::info!(target: "dapr.runtime", "dapr initialized. Status: Running. Init Elapsed {elapsed}ms");

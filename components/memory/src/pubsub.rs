@@ -111,7 +111,8 @@ impl PubSub for MemoryPubSub {
                 topic: request.topic,
                 data: request.data,
                 metadata: request.metadata.unwrap_or_default(),
-                content_type: request.content_type,
+                // Dapr's broker does not pass the content type on: it is not that of the envelope.
+                content_type: None,
             };
             // All or none: room in every queue is reserved before the first one gets the message.
             let mut slots = Vec::with_capacity(receivers.len());

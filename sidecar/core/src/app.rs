@@ -1,6 +1,7 @@
 //! The app beside this sidecar: its channel over HTTP or gRPC, its health, its concurrency limit
 //! (contract `service-invocation`, section 9, and `http-api`, section 8).
 
+pub mod configuration;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -49,6 +49,9 @@ impl GrpcApi {
         if invokes {
             return crate::invoke::invoke_service(&self.core, self.options.max_message, request, span).await;
         }
+        if let Some(span) = &span {
+            request.extensions_mut().insert(trace::Span(span.clone()));
+        }
         let mut service = self.dapr.clone();
         let mut response = match service.call(request).await {
             Ok(response) => response,

@@ -24,6 +24,15 @@ pub(crate) fn start(core: &Sidecar, headers: &HeaderMap) -> Option<TraceContext>
     core.tracing.start_under(parent(headers).as_ref())
 }
 
+/// Carried in a request's extensions, for services that pass it on.
+#[derive(Debug, Clone)]
+pub(crate) struct Span(pub(crate) TraceContext);
+
+/// The span that the pipeline has put into the extensions.
+pub(crate) fn of(extensions: &tonic::Extensions) -> Option<TraceContext> {
+    extensions.get::<Span>().map(|span| span.0.clone())
+}
+
 /// The binary form as metadata text.
 pub(crate) fn binary_text(trace: &TraceContext) -> String {
     STANDARD_NO_PAD.encode(trace.to_binary())

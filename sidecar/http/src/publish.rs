@@ -21,12 +21,15 @@ fn trace(request: &ApiRequest) -> PublishTrace {
     PublishTrace::new(request.trace.clone(), remote)
 }
 
+/// The rest of the path, but for a slash at its end.
+fn topic_of(request: &ApiRequest) -> String {
+    let topic = request.param("topic");
+    topic.strip_suffix('/').unwrap_or(topic).to_owned()
+}
+
 /// `POST v1.0/publish/{pubsub}/{topic}`
 pub(crate) async fn single(api: Arc<HttpApi>, mut request: ApiRequest) -> Result<Response<Body>, ApiError> {
-    let (pubsub, topic) = (
-        request.param("pubsubname").to_owned(),
-        request.param("topic").to_owned(),
-    );
+    let (pubsub, topic) = (request.param("pubsubname").to_owned(), topic_of(&request));
     let target = api
         .core
         .pubsub
@@ -42,10 +45,7 @@ pub(crate) async fn single(api: Arc<HttpApi>, mut request: ApiRequest) -> Result
 
 /// `POST v1.0/publish/bulk/{pubsub}/{topic}`
 pub(crate) async fn bulk(api: Arc<HttpApi>, mut request: ApiRequest) -> Result<Response<Body>, ApiError> {
-    let (pubsub, topic) = (
-        request.param("pubsubname").to_owned(),
-        request.param("topic").to_owned(),
-    );
+    let (pubsub, topic) = (request.param("pubsubname").to_owned(), topic_of(&request));
     let target = api
         .core
         .pubsub

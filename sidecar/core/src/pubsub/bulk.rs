@@ -205,7 +205,8 @@ impl Consumer {
             let topic = self.own_topic(&message.topic);
             let mut entry = match self.bulk_entry(message, origin) {
                 Ok(entry) => entry,
-                Err((text, entry)) => {
+                Err(unreadable) => {
+                    let (text, entry) = *unreadable;
                     tracing::error!(target: "dapr.runtime", "error deserializing one of the messages in bulk cloud event in pubsub {} and topic {topic}: {text}", self.spec.pubsub);
                     letters.push(Letter::of(entry, Some(Refusal::new(text))));
                     continue;
@@ -265,7 +266,11 @@ impl Consumer {
 
     /// # Errors
     /// Why the message is no event, and the entry all the same.
-    fn bulk_entry(&self, message: NewMessage, origin: usize) -> Result<BatchEntry, (String, BatchEntry)> {
+    fn bulk_entry(
+        &self,
+        message: NewMessage,
+        origin: usize,
+    ) -> Result<BatchEntry, Box<(String, BatchEntry)>> {
         let read = if self.raw {
             Ok(Content::Raw(message.data.clone()))
         } else {
@@ -293,10 +298,10 @@ impl Consumer {
                 };
                 Ok(entry(content, content_type))
             }
-            Err(text) => Err((
-                text,
-                entry(Content::Raw(message.data.clone()), message.content_type.clone()),
-            )),
+            Err(text) => {
+                let raw = Content::Raw(message.data.clone());
+                Err(Box::new((text, entry(raw, message.content_type.clone()))))
+            }
         }
     }
 
