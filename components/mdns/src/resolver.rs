@@ -190,7 +190,7 @@ impl Shared {
     /// Announces, listens, answers and refreshes until told to stop.
     async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut buffer = vec![0; PACKET];
-        let mut last: Option<(Vec<u8>, Instant)> = None;
+        let mut last: Option<(Vec<u8>, u16, Instant)> = None;
         // Twice, a second apart (RFC 6762, section 8.3).
         let mut announcements = 2;
         let mut announce_at = Instant::now();
@@ -217,9 +217,13 @@ impl Shared {
                     Ok((length, from)) => {
                         let packet = &buffer[..length];
                         let now = Instant::now();
-                        let echo = last.as_ref().is_some_and(|(bytes, at)| now < *at + ECHO && bytes == packet);
+                        // The address differs by interface, the port does not. (Two hosts may ask the same at the
+                        // same moment; both hear the one answer.)
+                        let echo = last.as_ref().is_some_and(|(bytes, port, at)| {
+                            now < *at + ECHO && *port == from.port() && bytes == packet
+                        });
                         if !echo {
-                            last = Some((packet.to_vec(), now));
+                            last = Some((packet.to_vec(), from.port(), now));
                             self.handle(packet, from).await;
                         }
                     }

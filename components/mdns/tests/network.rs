@@ -88,6 +88,44 @@ async fn nobody_answers_within_a_second() {
     );
 }
 
+/// The question as a resolver asks it that knows nothing of groups: from a port of its own.
+fn question(app_id: &str) -> Vec<u8> {
+    let mut out = vec![0x12, 0x34, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [app_id, "local"] {
+        out.push(u8::try_from(label.len()).unwrap());
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.extend_from_slice(&[0, 0, 12, 0, 1]);
+    out
+}
+
+#[tokio::test]
+async fn simple_resolvers_are_answered_one_by_one() {
+    let app_id = name("simple");
+    let _resolver = MdnsResolver::start(instance(&app_id, 5001)).unwrap();
+    let question = question(&app_id);
+    // Byte for byte the same at the same moment, from two ports.
+    for _ in 0..2 {
+        let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
+        let mut buffer = [0; 9000];
+        // Machines without a route to the group have the loopback interface.
+        if socket.send_to(&question, "224.0.0.251:5353").await.is_err() {
+            socket2::SockRef::from(&socket)
+                .set_multicast_if_v4(&std::net::Ipv4Addr::LOCALHOST)
+                .unwrap();
+            socket.send_to(&question, "224.0.0.251:5353").await.unwrap();
+        }
+        let answer = tokio::time::timeout(Duration::from_secs(5), socket.recv_from(&mut buffer));
+        let (length, _) = answer.await.unwrap().unwrap();
+        assert_eq!(buffer[..2], question[..2], "the id is repeated");
+        assert_eq!(buffer[2] & 0x80, 0x80, "an answer");
+        let found = buffer[..length]
+            .windows(app_id.len())
+            .any(|part| part == app_id.as_bytes());
+        assert!(found);
+    }
+}
+
 /// Not a test of its own: the process that [`another_process_is_found`] starts.
 #[tokio::test]
 #[ignore = "started by another test as a child process"]

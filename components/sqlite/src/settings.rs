@@ -70,16 +70,13 @@ impl Connection {
         // SQLite's default, which Go's driver keeps: an acknowledged write survives a power cut.
         pragmas.push("synchronous(FULL)".to_owned());
         pragmas.extend(query.pragmas);
-        pragmas.push(
-            if in_memory {
-                "journal_mode(MEMORY)"
-            } else if disable_wal || query.read_only {
-                "journal_mode(DELETE)"
-            } else {
-                "journal_mode(WAL)"
-            }
-            .to_owned(),
-        );
+        // A file that must not be written keeps the journal it has; Go asks to change it, which then fails.
+        if in_memory {
+            pragmas.push("journal_mode(MEMORY)".to_owned());
+        } else if !query.read_only {
+            let mode = if disable_wal { "DELETE" } else { "WAL" };
+            pragmas.push(format!("journal_mode({mode})"));
+        }
 
         let mut uri = if in_memory {
             // Not shared with other components that say `:memory:`, unlike in Go where they happen to meet.
@@ -241,9 +238,9 @@ mod tests {
                 "journal_mode(WAL)"
             ]
         );
-        let journal = |text: &str| parse(text).unwrap().pragmas.pop().unwrap();
-        assert_eq!(journal("a.db?mode=ro"), "journal_mode(DELETE)");
-        assert_eq!(journal("a.db?immutable=1"), "journal_mode(DELETE)");
+        let journal = |text: &str| parse(text).unwrap().pragmas.pop().unwrap(); // the last one
+        assert_eq!(journal("a.db?mode=ro"), "synchronous(FULL)");
+        assert_eq!(journal("a.db?immutable=1"), "synchronous(FULL)");
         assert_eq!(journal(":memory:"), "journal_mode(MEMORY)");
         let no_wal = Connection::parse("a.db", Duration::from_secs(20), Duration::ZERO, true).unwrap();
         assert_eq!(no_wal.pragmas, ["synchronous(FULL)", "journal_mode(DELETE)"]);

@@ -109,6 +109,19 @@ async fn wrong_settings_are_named() {
 }
 
 #[tokio::test]
+async fn a_read_only_file_is_read() {
+    let file = File::new();
+    let writer = file.open().await;
+    writer.set(write("k", "1")).await.unwrap();
+    let path = format!("file:{}?mode=ro", file.path());
+    let context = init_context("sq", [("connectionString", path.as_str())]);
+    let store = SqliteState::open(&context).await.unwrap();
+    assert_eq!(read(&store, "k").await.data.as_deref(), Some(&b"1"[..]));
+    let error = store.set(write("k", "2")).await.unwrap_err();
+    assert!(error.to_string().contains("readonly"), "{error}");
+}
+
+#[tokio::test]
 async fn found_rows_come_before_missing_ones() {
     let file = File::new();
     let store = file.open().await;
