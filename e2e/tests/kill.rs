@@ -80,7 +80,11 @@ async fn a_killed_sidecar_loses_no_acknowledged_write_on_sqlite() {
     let again = Daprd::start_ready(&options, &dir.path().join("two")).await;
     for key in keys {
         let got = request(again.http_port(), "GET", &format!("/v1.0/state/lite/{key}"), "").await;
-        assert_eq!(got.unwrap(), (200, format!("\"{key}\"")), "{key} was acknowledged and is lost");
+        assert_eq!(
+            got.unwrap(),
+            (200, format!("\"{key}\"")),
+            "{key} was acknowledged and is lost"
+        );
     }
 }
 
@@ -190,7 +194,10 @@ async fn serve(stream: TcpStream, notes: &str) -> std::io::Result<()> {
         let status = if path == "/event" {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let event: serde_json::Value = serde_json::from_slice(&body).unwrap();
-            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(notes)?;
+            let mut file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(notes)?;
             file.write_all(format!("{}\n", event["data"]["n"]).as_bytes())?;
             "200 OK"
         } else {
