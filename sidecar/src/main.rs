@@ -2,6 +2,7 @@
 
 mod build;
 mod listen;
+mod not_built;
 mod register;
 mod run;
 mod wait;

@@ -217,6 +217,9 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     tracing::info!(target: "dapr.runtime", "{mode} mode configured");
     tracing::info!(target: "dapr.runtime", "app id: {}", config.app_id);
     let configuration = build::configuration(config)?;
+    for warning in crate::not_built::warnings(&configuration) {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
     let listeners = bind(config).await?;
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let identity = build::identity(config);

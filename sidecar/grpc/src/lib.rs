@@ -15,13 +15,14 @@ mod not_built;
 mod pipeline;
 mod proxy;
 mod pubsub;
+mod reflection;
 mod reply;
 mod secrets;
 mod server;
 mod state;
 mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use outrigger_proto::runtime::v1::dapr_server::DaprServer;
 use outrigger_resources::ApiAccess;
@@ -32,6 +33,8 @@ pub use access::is_known_api;
 pub use server::{Socket, serve};
 
 use dapr::DaprApi;
+use reflection::Reflection;
+use tonic_reflection::server::Error as ReflectionError;
 
 /// Which of the two gRPC servers a connection came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct GrpcApi {
     core: Arc<Sidecar>,
     options: GrpcOptions,
     dapr: DaprServer<DaprApi>,
+    api_reflection: LazyLock<Result<Reflection, ReflectionError>>,
+    internal_reflection: LazyLock<Result<Reflection, ReflectionError>>,
 }
 
 impl GrpcApi {
@@ -70,6 +75,19 @@ impl GrpcApi {
         let dapr = DaprServer::new(DaprApi { core: core.clone() })
             .max_decoding_message_size(options.max_message)
             .max_encoding_message_size(options.max_message);
-        Arc::new(Self { core, options, dapr })
+        Arc::new(Self {
+            core,
+            options,
+            dapr,
+            api_reflection: LazyLock::new(|| Reflection::new(Server::Api)),
+            internal_reflection: LazyLock::new(|| Reflection::new(Server::Internal)),
+        })
+    }
+
+    fn reflection(&self, server: Server) -> &Result<Reflection, ReflectionError> {
+        match server {
+            Server::Api => &self.api_reflection,
+            Server::Internal => &self.internal_reflection,
+        }
     }
 }

@@ -10,7 +10,7 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use crate::trace;
-use crate::{GrpcApi, Server, access, error};
+use crate::{GrpcApi, Server, access, error, reflection};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
@@ -29,6 +29,12 @@ impl GrpcApi {
             return status.into_http();
         }
         let path = request.uri().path();
+        if path.starts_with(reflection::PREFIX) {
+            return match self.reflection(server) {
+                Ok(reflection) => reflection.clone().call(request).await,
+                Err(error) => reflection::unusable(error),
+            };
+        }
         if let Some(method) = path.strip_prefix(INTERNAL).filter(|_| server == Server::Internal) {
             let method = method.to_owned();
             return self.internal(&method, request).await;

@@ -1,0 +1,58 @@
+//! What a Configuration asks for that this version does not do yet: said at start, never silently ignored.
+
+use outrigger_resources::Configuration;
+
+/// One line for each part that is set and has no effect.
+pub(crate) fn warnings(configuration: &Configuration) -> Vec<String> {
+    let spec = &configuration.spec;
+    let defaults = Configuration::default().spec;
+    let mut parts: Vec<(&str, &str)> = Vec::new();
+    let mut note = |set: bool, part, effect| {
+        if set {
+            parts.push((part, effect));
+        }
+    };
+    let has_zipkin = !spec.tracing.zipkin.endpoint_address.is_empty();
+    let has_otel = !spec.tracing.otel.endpoint_address.is_empty();
+    note(
+        has_zipkin,
+        "spec.tracing.zipkin",
+        "trace ids are handed on, but no span is exported",
+    );
+    note(
+        has_otel,
+        "spec.tracing.otel",
+        "trace ids are handed on, but no span is exported",
+    );
+    note(
+        spec.tracing.stdout,
+        "spec.tracing.stdout",
+        "trace ids are handed on, but no span is logged",
+    );
+    note(
+        !spec.http_pipeline.handlers.is_empty(),
+        "spec.httpPipeline",
+        "its handlers are not run",
+    );
+    note(
+        !spec.app_http_pipeline.handlers.is_empty(),
+        "spec.appHttpPipeline",
+        "its handlers are not run",
+    );
+    note(
+        spec.workflow != defaults.workflow,
+        "spec.workflow",
+        "workflows are not available",
+    );
+    note(
+        spec.wasm != defaults.wasm,
+        "spec.wasm",
+        "there are no Wasm components yet",
+    );
+    parts
+        .into_iter()
+        .map(|(part, effect)| {
+            format!("{part} is set in the Configuration, but is not built yet in Outrigger: {effect}")
+        })
+        .collect()
+}
