@@ -8,6 +8,7 @@ pub mod app;
 pub mod body;
 pub mod components;
 pub mod config;
+pub mod cork;
 pub mod health;
 pub mod identity;
 pub mod invoke;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_sidecar_core::cork::cork;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
@@ -97,16 +98,19 @@ where
         let api = api.clone();
         async move { Ok::<_, std::convert::Infallible>(api.handle(server, request).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let (io, handle) = cork(stream);
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let served = async {
+        tokio::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
     };
-    if let Err(error) = result {
+    if let Err(error) = handle.drive(served).await {
         tracing::debug!(%error, "gRPC connection ended");
     }
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use outrigger_model::GrpcCode;
 use outrigger_proto::internals::v1::{InternalInvokeRequestStream, InternalInvokeResponseStream};
@@ -363,6 +364,8 @@ pub struct FramesBody {
     /// Whether the leading message may wait for the first piece of the body, since that is sure to come.
     wait_for_first: bool,
     inner: Body,
+    /// What [`FramesBody::await_first`] got from `inner`.
+    first: Option<Option<Result<Frame<Bytes>, BodyError>>>,
     queued: VecDeque<Bytes>,
     seq: u64,
     inner_ended: bool,
@@ -390,11 +393,20 @@ impl FramesBody {
             lead: Some(lead),
             wait_for_first,
             inner,
+            first: None,
             queued: VecDeque::new(),
             seq: 0,
             inner_ended,
             trailers,
             failed: false,
+        }
+    }
+
+    /// Waits for the first piece of the body if the leading message waits for it. Sent after that, head, message and
+    /// end leave in one write, where they else would in two: HTTP/2 sends the head while it asks for the body.
+    pub async fn await_first(&mut self) {
+        if self.wait_for_first && !self.inner_ended && self.first.is_none() {
+            self.first = Some(self.inner.frame().await);
         }
     }
 
@@ -474,7 +486,11 @@ impl HttpBody for FramesBody {
                 }
                 return this.end(None);
             }
-            match Pin::new(&mut this.inner).poll_frame(cx) {
+            let polled = match this.first.take() {
+                Some(first) => Poll::Ready(first),
+                None => Pin::new(&mut this.inner).poll_frame(cx),
+            };
+            match polled {
                 Poll::Pending => {
                     if !this.wait_for_first
                         && let Some(lead) = this.lead.take()
@@ -508,7 +524,6 @@ impl HttpBody for FramesBody {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
     use outrigger_proto::common::v1::StreamPayload;
     use outrigger_proto::internals::v1::InternalInvokeRequest;
 
@@ -570,6 +585,27 @@ mod tests {
             payloads,
             [("a".into(), 0), ("b".into(), 1), ("c".into(), 2)] as [(Bytes, u64); 3]
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_waited_for_is_sent_as_one_that_was_not() {
+        let (sender, body) = http_body_util::channel::Channel::<Bytes, BodyError>::new(4);
+        let mut body = FramesBody::request(lead().encode_to_vec(), Body::boxed(body), true);
+        let sending = async {
+            let mut sender = sender;
+            tokio::task::yield_now().await;
+            sender.send_data(Bytes::from_static(b"a")).await.unwrap();
+            sender.send_data(Bytes::from_static(b"b")).await.unwrap();
+        };
+        let reading = async {
+            body.await_first().await;
+            messages(body.collect().await.unwrap().to_bytes())
+        };
+        let ((), all) = tokio::join!(sending, reading);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].request, lead().request);
+        assert_eq!(all[0].payload.as_ref().map(|p| &p.data[..]), Some(&b"a"[..]));
+        assert_eq!(all[1].payload.as_ref().map(|p| &p.data[..]), Some(&b"b"[..]));
     }
 
     #[test]

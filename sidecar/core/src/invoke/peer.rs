@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use outrigger_model::GrpcCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::InvokeError;
 use crate::Body;
+use crate::cork::{Cork, cork};
 
 /// Requests that share a connection before another one is opened.
 const MAX_IN_FLIGHT: usize = 2048;
@@ -47,6 +48,37 @@ struct Connection {
     in_flight: AtomicUsize,
     last_used: Mutex<Instant>,
     close: CancellationToken,
+}
+
+/// Runs what hyper splits off: first the task that reads and writes the connection, then pieces of requests.
+/// All end with the connection.
+#[derive(Clone)]
+struct PeerExecutor {
+    tasks: TaskTracker,
+    close: CancellationToken,
+    cork: Arc<Mutex<Option<Cork<TcpStream>>>>,
+}
+
+impl<F> hyper::rt::Executor<F> for PeerExecutor
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let handle = self.cork.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match handle {
+            Some(handle) => {
+                let close = self.close.clone();
+                self.tasks.spawn(async move {
+                    tokio::select! {
+                        _ = handle.drive(future) => {}
+                        () = close.cancelled() => {}
+                    }
+                });
+            }
+            // Ends when the connection's task does, since that fails every stream.
+            None => drop(self.tasks.spawn(future)),
+        }
+    }
 }
 
 /// Counts a request on its connection for as long as its answer is read.
@@ -172,17 +204,23 @@ impl Peers {
             .map_err(|_| unavailable("i/o timeout".into()))?
             .map_err(|error| unavailable(go_dial_error(&error)))?;
         let _ = stream.set_nodelay(true);
-        let (sender, connection) = Builder::new(TokioExecutor::new())
+        let close = self.shutdown.child_token();
+        let (io, handle) = cork(stream);
+        let executor = PeerExecutor {
+            tasks: self.tasks.clone(),
+            close: close.clone(),
+            cork: Arc::new(Mutex::new(Some(handle))),
+        };
+        let (sender, connection) = Builder::new(executor)
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake::<_, Body>(TokioIo::new(stream))
+            .handshake::<_, Body>(TokioIo::new(io))
             .await
             .map_err(|error| unavailable(with_source(&error)))?;
-        let close = self.shutdown.child_token();
         let (closed, peer) = (close.clone(), address.to_owned());
         self.tasks.spawn(async move {
             // A retired connection ends by itself once its last sender and stream are gone.

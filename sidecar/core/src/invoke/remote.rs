@@ -57,7 +57,8 @@ pub(super) async fn call(
     max_message: usize,
 ) -> Result<InvokeResponse, InvokeError> {
     let wait_for_first = request.content_length.is_some_and(|length| length <= WAIT_BELOW);
-    let frames = FramesBody::request(lead::encode_request(request), body, wait_for_first);
+    let mut frames = FramesBody::request(lead::encode_request(request), body, wait_for_first);
+    frames.await_first().await;
     let (response, lease) = peers
         .send(address, http_request(address, request, frames)?)
         .await?;
