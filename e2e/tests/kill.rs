@@ -247,3 +247,24 @@ async fn a_killed_app_loses_no_acknowledged_event() {
     let _again = App::start(port.number(), &notes);
     everything_is_noted(&notes).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_is_asked_to_stop_finishes_events_in_hand_and_handles_none_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let redis = RedisServer::start(dir.path()).await;
+    let notes = dir.path().join("notes");
+    let port = free_port();
+    let _app = App::start(port.number(), &notes);
+    let options = consumer(dir.path(), &redis, port.number());
+    let mut sidecar = Daprd::start_ready(&options, &dir.path().join("one")).await;
+    publish_all(sidecar.http_port()).await;
+    soon("the first events", async || noted(&notes).len() >= 5).await;
+    sidecar.process().terminate();
+    let exit = sidecar.process().wait_exit(Duration::from_secs(20)).await;
+    assert!(exit.is_some_and(|exit| exit.success()), "{exit:?}");
+    assert!(noted(&notes).len() < EVENTS, "stopped too late to prove anything");
+    let _again = Daprd::start_ready(&options, &dir.path().join("two")).await;
+    everything_is_noted(&notes).await;
+    let lines = std::fs::read_to_string(&notes).unwrap().lines().count();
+    assert_eq!(lines, EVENTS, "an event that was in hand was delivered again");
+}

@@ -29,7 +29,7 @@ pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
             placement: "placement: disconnected".into(),
         }),
         scheduler: None,
-        workflows: None,
+        workflows: Some(wire::MetadataWorkflows::default()),
         mcp_servers: Vec::new(),
         workflow_access_policies: Vec::new(),
         resiliencies: metadata

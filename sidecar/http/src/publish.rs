@@ -53,7 +53,7 @@ pub(crate) async fn bulk(api: Arc<HttpApi>, mut request: ApiRequest) -> Result<R
     let data = request
         .bytes()
         .await
-        .map_err(|error| errors::publish(&pubsub, &topic, &error.to_string()))?;
+        .map_err(|error| errors::unmarshal(&pubsub, &topic, &api.core.identity.app_id, &error.to_string()))?;
     let app_id = &api.core.identity.app_id;
     let entries = entries(&data).map_err(|error| match error {
         Unreadable::Json(text) => errors::unmarshal(&pubsub, &topic, app_id, &text),
