@@ -51,6 +51,9 @@ pub fn got(values: &Values, expected: &Value, actual: &Value) -> Vec<String> {
 /// Compares the calls the apps got: in order, or as a set.
 #[must_use]
 pub fn calls(values: &Values, expected: &[Value], actual: &[Value], unordered: bool) -> Vec<String> {
+    let mut actual = actual.to_vec();
+    join_as_recorded(expected, &mut actual);
+    let actual = &actual[..];
     if !unordered {
         return compare(
             values,
@@ -72,6 +75,21 @@ pub fn calls(values: &Values, expected: &[Value], actual: &[Value], unordered: b
     }
     differences.extend(left.iter().map(|call| format!("app_received: too many {call}")));
     differences
+}
+
+/// A body that was recorded in several pieces may have come in one.
+fn join_as_recorded(expected: &[Value], actual: &mut [Value]) {
+    for (expected, actual) in expected.iter().zip(actual) {
+        let joined = |messages: &[Value]| messages.iter().any(|m| m.get("payloads_joined").is_some());
+        let recorded = expected.get("messages").and_then(Value::as_array);
+        let seen = actual.get_mut("messages").and_then(Value::as_array_mut);
+        if let (Some(recorded), Some(seen)) = (recorded, seen)
+            && joined(recorded)
+            && !joined(seen)
+        {
+            *seen = super::payload::join_all(std::mem::take(seen));
+        }
+    }
 }
 
 fn compare(values: &Values, at: &str, expected: &Value, actual: &Value) -> Vec<String> {
@@ -220,6 +238,16 @@ mod tests {
         assert!(!differ(recorded.clone(), refused("UNAVAILABLE", "other words")));
         assert!(differ(recorded, refused("INTERNAL", "other words")));
         assert!(differ(refused("INTERNAL", "a"), refused("INTERNAL", "b")));
+    }
+
+    #[test]
+    fn a_body_recorded_in_pieces_may_come_in_one() {
+        let joined = json!({"data": "YQ==", "seq_consecutive_from_zero": true});
+        let recorded = json!({"messages": [{"request": {}}, {"payloads_joined": joined}]});
+        let seen = json!({"messages": [{"request": {}, "payload": {"data": "YQ=="}}]});
+        assert!(calls(&Values::default(), std::slice::from_ref(&recorded), &[seen], false).is_empty());
+        let other = json!({"messages": [{"request": {}, "payload": {"data": "Yg=="}}]});
+        assert!(!calls(&Values::default(), &[recorded], &[other], false).is_empty());
     }
 
     #[test]

@@ -5,17 +5,27 @@ use serde_json::{Map, Value, json};
 
 use super::frame::{base64, unbase64};
 
-/// Messages an app received: several frames that hold nothing but a payload become one `payloads_joined`.
+/// Messages an app received: if there are several payloads they become one `payloads_joined`. The first may share
+/// its frame with the leading message; that too is up to the sender.
 #[must_use]
 pub fn join_received(messages: Vec<Value>) -> Vec<Value> {
-    let bare = |m: &Value| {
-        m.as_object()
-            .is_some_and(|o| o.len() == 1 && o.contains_key("payload"))
-    };
-    if messages.iter().filter(|m| bare(m)).count() < 2 {
-        return messages;
-    }
-    let (payloads, mut rest): (Vec<Value>, Vec<Value>) = messages.into_iter().partition(bare);
+    let payloads = messages.iter().filter(|m| m.get("payload").is_some()).count();
+    if payloads < 2 { messages } else { join_all(messages) }
+}
+
+/// All payloads as one `payloads_joined`, even if there is only one.
+#[must_use]
+pub fn join_all(messages: Vec<Value>) -> Vec<Value> {
+    let has_payload = |m: &&Value| m.get("payload").is_some();
+    let payloads: Vec<Value> = messages.iter().filter(has_payload).cloned().collect();
+    let mut rest: Vec<Value> = messages
+        .into_iter()
+        .filter_map(|mut message| {
+            let members = message.as_object_mut()?;
+            members.remove("payload");
+            (!members.is_empty()).then_some(message)
+        })
+        .collect();
     let (data, in_order) = join(&payloads);
     rest.push(json!({"payloads_joined": {"data": base64(&data), "seq_consecutive_from_zero": in_order}}));
     rest
@@ -90,8 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn several_bare_payloads_are_joined_and_one_is_not() {
-        let first = json!({"request": {}, "payload": {"data": "YQ=="}});
+    fn several_payloads_are_joined_and_one_is_not() {
+        let first = json!({"request": {"ver": "V1"}});
         let payload = |data: &str, seq: &str| json!({"payload": {"data": data, "seq": seq}});
         let single = vec![first.clone(), json!({"payload": {"data": "YQ=="}})];
         assert_eq!(join_received(single.clone()), single);
@@ -103,10 +113,15 @@ mod tests {
         assert_eq!(
             joined,
             [
-                first,
+                first.clone(),
                 json!({"payloads_joined": {"data": "YWI=", "seq_consecutive_from_zero": true}})
             ]
         );
+        let mut sharing = first;
+        sharing["payload"] = json!({"data": "YQ=="});
+        let lone = vec![sharing.clone()];
+        assert_eq!(join_received(lone.clone()), lone);
+        assert_eq!(join_received(vec![sharing, payload("Yg==", "1")]), joined);
         let jump = join_received(vec![payload("YQ==", "0"), payload("Yg==", "2")]);
         assert_eq!(jump[0]["payloads_joined"]["seq_consecutive_from_zero"], false);
     }

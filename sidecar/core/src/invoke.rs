@@ -223,7 +223,11 @@ impl Invoker {
             Destination::Own(_) => stamp(&self.own_app_id).replace(&mut request.headers),
             Destination::Remote(lookup) => {
                 if let Ok(callee) = HeaderValue::from_str(&lookup.app_id) {
-                    stamp(&callee).append(&mut request.headers);
+                    match request.origin {
+                        // Metadata has one spelling only: what the caller sent gives way.
+                        Origin::Grpc => stamp(&callee).replace(&mut request.headers),
+                        Origin::Http => stamp(&callee).append(&mut request.headers),
+                    }
                 }
             }
             Destination::Url(_) | Destination::Endpoint(_) => {}
@@ -265,21 +269,40 @@ impl Invoker {
         result
     }
 
+    /// Calls a sidecar of a version that does not know streams.
+    async fn call_old_peer(
+        &self,
+        lookup: &ResolveRequest,
+        request: &InvokeRequest,
+        body: Body,
+    ) -> Result<InvokeResponse, InvokeError> {
+        let parts = &self.parts;
+        let address = parts.addresses.resolve(lookup).await?;
+        remote::call_unary(&parts.peers, &address, request, body, parts.max_message).await
+    }
+
     async fn invoke_with_built_in_retries(
         &self,
         lookup: &ResolveRequest,
         mut request: InvokeRequest,
     ) -> Result<InvokeResponse, InvokeError> {
-        self.forwarding.append(&mut request.headers);
         let body = Replay::new(std::mem::take(&mut request.body), REPLAY_LIMIT);
         let mut attempt = 0;
         let mut last = None;
         loop {
+            // Each attempt adds itself, as the reference does.
+            self.forwarding.append(&mut request.headers);
             let Some(piece) = body.attempt() else {
                 return Err(last.unwrap_or_else(not_again));
             };
             let error = match self.call_peer(lookup, &request, piece).await {
                 Err(error) if error.is_retriable() => error,
+                Err(error) if error.is_status && error.code == GrpcCode::Unimplemented => {
+                    return match body.attempt() {
+                        Some(whole) => self.call_old_peer(lookup, &request, whole).await,
+                        None => Err(error),
+                    };
+                }
                 result => return result,
             };
             if attempt == BUILT_IN_RETRIES {

@@ -129,8 +129,11 @@ impl ExtendedMetadata {
         }
     }
 
-    /// Stores a value.
+    /// Stores a value. One without a key is passed over, as upstream does.
     pub fn set(&self, key: String, value: String) {
+        if key.is_empty() {
+            return;
+        }
         self.values
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{GrpcApi, error, reply, trace};
+use crate::{GrpcApi, error, not_built, reply, trace};
 
 /// Largest answer body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
@@ -33,9 +33,7 @@ impl GrpcApi {
         let result = match method {
             "CallLocalStream" => self.call_local_stream(reader, span).await,
             "CallLocal" => self.call_local(reader, span).await,
-            "CallActor" | "CallActorReminder" | "CallActorStream" => Err(Status::internal(
-                "actors are not built yet: this sidecar hosts none",
-            )),
+            "CallActor" | "CallActorReminder" | "CallActorStream" => Err(not_built::no_placement()),
             other => Err(Status::unimplemented(format!("unknown method {other}"))),
         };
         result.unwrap_or_else(Status::into_http)
@@ -46,6 +44,7 @@ impl GrpcApi {
         mut reader: FrameReader,
         span: Option<TraceContext>,
     ) -> Result<Response<Body>, Status> {
+        let app = self.app()?;
         let first = match reader.next().await {
             Some(first) => first.map_err(|error| error::from_invoke(&error))?,
             None => return Err(Status::unknown("EOF")),
@@ -53,7 +52,7 @@ impl GrpcApi {
         let mut first = RequestLead::decode(first).map_err(|error| error::from_invoke(&error))?;
         if first.headers.is_empty() || first.message.is_none() {
             return Err(Status::invalid_argument(
-                "request does not contain the required fields in the leading chunk",
+                "parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk",
             ));
         }
         let payload = PayloadBody::new(first.payload.take(), reader, Direction::Request)
@@ -63,8 +62,7 @@ impl GrpcApi {
         } else {
             CoreBody::boxed(payload)
         };
-        let app = self.app()?;
-        let request = wire::lead_to_request(first, body, span).map_err(|error| error::from_invoke(&error))?;
+        let request = wire::lead_to_request(first, body, span).map_err(|error| refused(&error))?;
         let answer = self.call_app(app, request).await?;
         let wait_for_first = content_length(&answer.headers).is_some_and(|length| length <= WAIT_BELOW);
         let lead = lead::encode_response(&answer);
@@ -80,6 +78,7 @@ impl GrpcApi {
         mut reader: FrameReader,
         span: Option<TraceContext>,
     ) -> Result<Response<Body>, Status> {
+        let app = self.app()?;
         let message = match reader.next().await {
             Some(message) => message.map_err(|error| error::from_invoke(&error))?,
             None => return Err(Status::internal("the request has no message")),
@@ -90,9 +89,8 @@ impl GrpcApi {
         let bytes = data
             .map(|data| std::mem::take(&mut data.value))
             .unwrap_or_default();
-        let app = self.app()?;
-        let request = wire::to_request(request, CoreBody::full(bytes), span)
-            .map_err(|error| error::from_invoke(&error))?;
+        let request =
+            wire::to_request(request, CoreBody::full(bytes), span).map_err(|error| refused(&error))?;
         let answer = self.call_app(app, request).await?;
         let mut response = wire::response(&answer);
         let bytes = answer
@@ -100,9 +98,8 @@ impl GrpcApi {
             .collect_bytes()
             .await
             .map_err(|error| Status::internal(format!("error invoking app channel: {error}")))?;
-        if let Some(message) = response.message.as_mut() {
-            message.data.get_or_insert_default().value = bytes.to_vec();
-        }
+        let message = response.message.get_or_insert_default();
+        message.data.get_or_insert_default().value = bytes.to_vec();
         Ok(reply::ok(HeaderMap::new(), &response, HeaderMap::new()))
     }
 
@@ -128,10 +125,15 @@ impl GrpcApi {
 
 /// A call that did not reach the app.
 fn app_failed(error: &InvokeError) -> Status {
-    if error.is_status && error.code != GrpcCode::Internal {
-        return error::from_invoke(error);
-    }
     Status::internal(format!("error invoking app channel: {error}"))
+}
+
+/// A request that cannot be made a call. Its version is looked at by upstream's app channel.
+fn refused(error: &InvokeError) -> Status {
+    if error.code == GrpcCode::Unimplemented {
+        return app_failed(error);
+    }
+    error::from_invoke(error)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -14,7 +14,7 @@ use outrigger_trace_context::TraceContext;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::error::{from_http, from_invoke, with_details};
 use crate::reply;
@@ -50,13 +50,8 @@ pub(crate) async fn invoke_service(
     match core.invoker.invoke(&message.id, invocation).await {
         Ok(answer) => to_response(answer, span.as_ref()).await,
         Err(error) => {
-            let code = if error.code == GrpcCode::PermissionDenied {
-                Code::PermissionDenied
-            } else {
-                Code::Internal
-            };
             let target = message.id;
-            Status::new(code, format!("failed to invoke, id: {target}, err: {error}")).into_http()
+            Status::internal(format!("failed to invoke, id: {target}, err: {error}")).into_http()
         }
     }
 }
@@ -66,7 +61,11 @@ fn to_invocation(
     headers: HeaderMap,
     span: Option<TraceContext>,
 ) -> InvokeRequest {
-    let data = message.data.unwrap_or_default();
+    let (type_url, value) = match message.data {
+        Some(data) => (Some(data.type_url), data.value),
+        None => (None, Vec::new()),
+    };
+    let has_extension = message.http_extension.is_some();
     let (verb, query) = match message.http_extension {
         Some(extension) => (wire::verb_of(extension.verb), extension.querystring),
         None => (None, String::new()),
@@ -74,13 +73,14 @@ fn to_invocation(
     InvokeRequest {
         method: message.method,
         verb,
+        has_extension,
         query,
         headers,
         origin: Origin::Grpc,
         content_type: message.content_type,
-        type_url: data.type_url,
-        content_length: Some(data.value.len() as u64),
-        body: CoreBody::full(data.value),
+        type_url,
+        content_length: Some(value.len() as u64),
+        body: CoreBody::full(value),
         trace: span,
     }
 }
@@ -117,7 +117,7 @@ async fn to_response(answer: InvokeResponse, span: Option<&TraceContext>) -> Res
     }
     let message = common::InvokeResponse {
         data: Some(prost_types::Any {
-            type_url: answer.type_url,
+            type_url: answer.type_url.unwrap_or_default(),
             value: body.to_vec(),
         }),
         content_type: answer.content_type,

@@ -144,11 +144,12 @@ fn to_invocation(mut request: ApiRequest, method: String, has_api_token: bool) -
     InvokeRequest {
         method,
         verb: Some(verb),
+        has_extension: true,
         query,
         headers,
         origin: Origin::Http,
         content_type,
-        type_url: String::new(),
+        type_url: None,
         body,
         content_length,
         trace: request.trace,

@@ -37,6 +37,16 @@ pub const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Packed details.
 pub const GRPC_STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
+/// A message with its prefix.
+pub(super) fn frame(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut out = BytesMut::with_capacity(PREFIX + length);
+    put_prefix(&mut out, length);
+    // A BytesMut grows; encoding into it cannot fail.
+    let _ = message.encode(&mut out);
+    out.freeze()
+}
+
 /// Splits a body into gRPC messages.
 #[derive(Debug)]
 pub struct FrameReader {
@@ -329,7 +339,7 @@ impl HttpBody for PayloadBody {
         loop {
             let fail = |this: &mut Self, error: InvokeError| {
                 this.ended = true;
-                Poll::Ready(Some(Err(BodyError::Connection(error.to_string()))))
+                Poll::Ready(Some(Err(BodyError::Connection(error.message))))
             };
             match ready!(this.reader.poll_next(cx)) {
                 Some(Ok(message)) => match this.payload(message) {

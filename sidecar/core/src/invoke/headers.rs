@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TRACESTATE};
 
@@ -92,6 +92,18 @@ fn named_by_connection(headers: &HeaderMap, name: &str) -> bool {
         .any(|token| token.trim().eq_ignore_ascii_case(name))
 }
 
+/// Removes what belongs to one connection: the usual names, and those that `Connection` names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let dropped: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_hop_by_hop(name.as_str()) || named_by_connection(headers, name.as_str()))
+        .cloned()
+        .collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
 fn with_prefix(name: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(format!("dapr-{name}").as_bytes()).ok()
 }
@@ -127,6 +139,7 @@ pub fn to_http(headers: &HeaderMap) -> HeaderMap {
             || is_hop_by_hop(text)
             || name == CONTENT_TYPE
             || name == CONTENT_LENGTH
+            || name == HOST
             || name == DESTINATION_APP_ID
             || text.ends_with("-bin")
             || has_connection && named_by_connection(headers, text)

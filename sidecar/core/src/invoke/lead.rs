@@ -82,12 +82,14 @@ pub fn encode_response(response: &InvokeResponse) -> Vec<u8> {
     let length = message_len(&status)
         + map_len(&response.headers, response.origin)
         + map_len(&response.trailers, Origin::Grpc)
-        + message_len(&message);
+        + message.as_ref().map_or(0, message_len);
     let mut out = outer(length);
     put_message(&mut out, 1, &status);
     put_map(&mut out, 2, &response.headers, response.origin);
     put_map(&mut out, 3, &response.trailers, Origin::Grpc);
-    put_message(&mut out, 4, &message);
+    if let Some(message) = &message {
+        put_message(&mut out, 4, message);
+    }
     out
 }
 
@@ -384,11 +386,12 @@ mod tests {
         InvokeRequest {
             method: "a/method".into(),
             verb: Some(http::Method::PUT),
+            has_extension: true,
             query: "a=b".into(),
             headers: headers(),
             origin,
             content_type: "application/json".into(),
-            type_url: "type.example/T".into(),
+            type_url: Some("type.example/T".into()),
             body: Body::Empty,
             content_length: None,
             trace: None,
@@ -402,7 +405,7 @@ mod tests {
             origin,
             trailers: headers(),
             content_type: "text/plain".into(),
-            type_url: String::new(),
+            type_url: None,
             body: Body::Empty,
         }
     }

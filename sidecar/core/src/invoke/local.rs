@@ -89,6 +89,12 @@ fn transport(error: AppError) -> InvokeError {
 }
 
 pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, InvokeError> {
+    if !request.has_extension {
+        return Err(InvokeError::status(
+            GrpcCode::InvalidArgument,
+            "missing HTTP extension field",
+        ));
+    }
     let verb = match request.verb {
         Some(verb) if verb != Method::CONNECT => verb,
         _ => {
@@ -99,7 +105,7 @@ pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<B
         }
     };
     let mut outgoing = headers::to_http(&request.headers);
-    let content_type = if request.type_url.is_empty() {
+    let content_type = if request.type_url.as_deref().is_none_or(str::is_empty) {
         &request.content_type
     } else {
         "application/x-protobuf"
@@ -132,13 +138,14 @@ pub(super) fn from_http(response: http::Response<Body>) -> InvokeResponse {
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         .unwrap_or_default();
     parts.headers.remove(CONTENT_LENGTH);
+    headers::remove_hop_by_hop(&mut parts.headers);
     InvokeResponse {
         status: InvokeStatus::http(parts.status.as_u16()),
         headers: parts.headers,
         origin: Origin::Http,
         trailers: HeaderMap::new(),
         content_type,
-        type_url: String::new(),
+        type_url: None,
         body,
     }
 }
@@ -148,6 +155,7 @@ async fn invoke_grpc(
     request: InvokeRequest,
     slot: Slot,
 ) -> Result<InvokeResponse, InvokeError> {
+    let extension = super::wire::extension_of(&request);
     let body = request
         .body
         .collect_bytes()
@@ -168,14 +176,11 @@ async fn invoke_grpc(
     let message = common::InvokeRequest {
         method: request.method,
         data: Some(prost_types::Any {
-            type_url: request.type_url,
+            type_url: request.type_url.unwrap_or_default(),
             value: body.to_vec(),
         }),
         content_type: request.content_type,
-        http_extension: request.verb.as_ref().map(|verb| common::HttpExtension {
-            verb: super::wire::verb_number(verb),
-            querystring: request.query,
-        }),
+        http_extension: extension,
     };
     let call = tonic::Request::from_parts(metadata, tonic::Extensions::default(), message);
     let answer = app.on_invoke(call).await;
@@ -184,15 +189,18 @@ async fn invoke_grpc(
         Ok(message) => (InvokeStatus::default(), message),
         Err(status) => (failed(&status), common::InvokeResponse::default()),
     };
-    let data = message.data.unwrap_or_default();
+    let (type_url, value) = match message.data {
+        Some(data) => (Some(data.type_url), data.value),
+        None => (None, Vec::new()),
+    };
     Ok(InvokeResponse {
         status,
         headers: super::headers::from_grpc(MetadataMap::from_headers(answer.headers)),
         origin: Origin::Grpc,
         trailers: answer.trailers,
         content_type: message.content_type,
-        type_url: data.type_url,
-        body: Body::full(Bytes::from(data.value)),
+        type_url,
+        body: Body::full(Bytes::from(value)),
     })
 }
 

@@ -20,8 +20,10 @@ pub enum Origin {
 pub struct InvokeRequest {
     /// Normalised method.
     pub method: String,
-    /// HTTP verb; `None` over gRPC without an extension.
+    /// HTTP verb; `None` over gRPC without an extension, or with one that names none.
     pub verb: Option<http::Method>,
+    /// Whether the call has an HTTP extension (verb and query) at all.
+    pub has_extension: bool,
     /// Raw query string without `?`.
     pub query: String,
     /// The caller's headers.
@@ -30,8 +32,8 @@ pub struct InvokeRequest {
     pub origin: Origin,
     /// Content type of the body; empty = none.
     pub content_type: String,
-    /// `type_url` of the data; empty = none.
-    pub type_url: String,
+    /// `type_url` of the data, mostly empty; `None` = the message had no data field.
+    pub type_url: Option<String>,
     /// The body.
     pub body: Body,
     /// Length of the body, when the caller said so.
@@ -52,6 +54,7 @@ impl InvokeRequest {
         Self {
             method: self.method.clone(),
             verb: self.verb.clone(),
+            has_extension: self.has_extension,
             query: self.query.clone(),
             headers,
             origin: self.origin,
@@ -103,8 +106,8 @@ pub struct InvokeResponse {
     pub trailers: HeaderMap,
     /// Content type of the body; empty = none.
     pub content_type: String,
-    /// `type_url` of the data; empty = none.
-    pub type_url: String,
+    /// `type_url` of the data, mostly empty; `None` = the message had no data field.
+    pub type_url: Option<String>,
     /// The body.
     pub body: Body,
 }

@@ -5,13 +5,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 use outrigger_model::GrpcCode;
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
 
-use super::frames::{Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
+use super::frames::{self, Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
 use super::lead::{self, ResponseLead};
 use super::peer::{Lease, Peers};
 use super::{InvokeError, InvokeRequest, InvokeResponse, wire};
 use crate::{Body, BodyError, Identity};
 
 const PATH: &str = "/dapr.proto.internals.v1.ServiceInvocation/CallLocalStream";
+const UNARY_PATH: &str = "/dapr.proto.internals.v1.ServiceInvocation/CallLocal";
 /// Largest body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
 
@@ -59,31 +60,17 @@ pub(super) async fn call(
     let wait_for_first = request.content_length.is_some_and(|length| length <= WAIT_BELOW);
     let mut frames = FramesBody::request(lead::encode_request(request), body, wait_for_first);
     frames.await_first().await;
-    let (response, lease) = peers
-        .send(address, http_request(address, request, frames)?)
-        .await?;
-    if response.status() != StatusCode::OK {
-        let text = format!(
-            "unexpected HTTP status code received from server: {}",
-            response.status()
-        );
-        return Err(InvokeError::status(GrpcCode::Unavailable, text));
-    }
-    if response.headers().contains_key(GRPC_STATUS) {
-        check_status(response.headers())?;
-    }
+    let outgoing = http_request(address, PATH, request, Body::boxed(frames))?;
+    let (response, lease) = peers.send(address, outgoing).await?;
+    check_head(&response)?;
     let mut reader = FrameReader::new(response.into_body(), max_message);
     let Some(first) = reader.next().await.transpose()? else {
         check_status(reader.trailers().unwrap_or(&HeaderMap::new()))?;
-        return Err(InvokeError::status(
-            GrpcCode::Internal,
-            "the sidecar of the target ended the call without an answer",
-        ));
+        return Err(InvokeError::internal("EOF"));
     };
     let mut head = ResponseLead::decode(first)?;
     if head.status.is_none() {
-        return Err(InvokeError::status(
-            GrpcCode::Internal,
+        return Err(InvokeError::internal(
             "response does not contain the required fields in the leading chunk",
         ));
     }
@@ -97,22 +84,69 @@ pub(super) async fn call(
     ))
 }
 
-fn http_request(
+/// The same with everything in one message each way, for a peer that does not know the stream.
+pub(super) async fn call_unary(
+    peers: &Peers,
     address: &str,
     request: &InvokeRequest,
-    body: FramesBody,
+    body: Body,
+    max_message: usize,
+) -> Result<InvokeResponse, InvokeError> {
+    let data = body
+        .collect_bytes()
+        .await
+        .map_err(|error| InvokeError::internal(error.to_string()))?;
+    let mut message = wire::request(request);
+    if let Some(inner) = message.message.as_mut()
+        && (inner.data.is_some() || !data.is_empty())
+    {
+        inner.data.get_or_insert_default().value = data.to_vec();
+    }
+    let body = Body::full(frames::frame(&message));
+    let outgoing = http_request(address, UNARY_PATH, request, body)?;
+    // The lease counts the call until its one message has been read.
+    let (response, _lease) = peers.send(address, outgoing).await?;
+    check_head(&response)?;
+    let mut reader = FrameReader::new(response.into_body(), max_message);
+    let Some(answer) = reader.next().await.transpose()? else {
+        check_status(reader.trailers().unwrap_or(&HeaderMap::new()))?;
+        return Err(InvokeError::internal("EOF"));
+    };
+    wire::whole_response(answer)
+}
+
+/// What an answer's headers say about its fate.
+fn check_head<B>(response: &http::Response<B>) -> Result<(), InvokeError> {
+    if response.status() != StatusCode::OK {
+        let text = format!(
+            "unexpected HTTP status code received from server: {}",
+            response.status()
+        );
+        return Err(InvokeError::status(GrpcCode::Unavailable, text));
+    }
+    if response.headers().contains_key(GRPC_STATUS) {
+        check_status(response.headers())?;
+    }
+    Ok(())
+}
+
+fn http_request(
+    address: &str,
+    path: &str,
+    request: &InvokeRequest,
+    body: Body,
 ) -> Result<Request<Body>, InvokeError> {
     let uri = Uri::builder()
         .scheme("http")
         .authority(address)
-        .path_and_query(PATH)
+        .path_and_query(path)
         .build()
         .map_err(|error| {
             InvokeError::internal(format!(
                 "the resolver answered {address:?}, which is no address: {error}"
             ))
         })?;
-    let mut out = Request::new(Body::boxed(body));
+    let mut out = Request::new(body);
     *out.method_mut() = Method::POST;
     *out.uri_mut() = uri;
     let headers = out.headers_mut();

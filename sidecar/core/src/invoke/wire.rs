@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
 use http::HeaderMap;
 use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
@@ -11,6 +12,7 @@ use outrigger_proto::internals::v1::{
     InternalInvokeRequest, InternalInvokeResponse, ListStringValue, Status,
 };
 use outrigger_trace_context::TraceContext;
+use prost::Message as _;
 
 use super::headers::{append_wire, wire_key, wire_value};
 use super::lead::{RequestLead, ResponseLead};
@@ -75,16 +77,26 @@ pub fn request(request: &InvokeRequest) -> InternalInvokeRequest {
 pub(super) fn request_message(request: &InvokeRequest) -> common::InvokeRequest {
     common::InvokeRequest {
         method: request.method.clone(),
-        data: (!request.type_url.is_empty()).then(|| prost_types::Any {
-            type_url: request.type_url.clone(),
-            value: Vec::new(),
-        }),
+        data: any_of(request.type_url.as_deref()),
         content_type: request.content_type.clone(),
-        http_extension: request.verb.as_ref().map(|verb| common::HttpExtension {
-            verb: verb_number(verb),
-            querystring: request.query.clone(),
-        }),
+        http_extension: extension_of(request),
     }
+}
+
+/// The data field without its value.
+fn any_of(type_url: Option<&str>) -> Option<prost_types::Any> {
+    type_url.map(|type_url| prost_types::Any {
+        type_url: type_url.to_owned(),
+        value: Vec::new(),
+    })
+}
+
+/// The HTTP extension, if the call has one.
+pub(super) fn extension_of(request: &InvokeRequest) -> Option<common::HttpExtension> {
+    request.has_extension.then(|| common::HttpExtension {
+        verb: request.verb.as_ref().map_or(0, verb_number),
+        querystring: request.query.clone(),
+    })
 }
 
 /// A received request; `body` is what its data and payload frames carry.
@@ -119,7 +131,7 @@ pub fn lead_to_request(
     let invalid = |text: &str| InvokeError::status(GrpcCode::InvalidArgument, text);
     let message = lead
         .message
-        .ok_or_else(|| invalid("parsing InternalInvokeRequest error: Message field is nil"))?;
+        .ok_or_else(|| invalid("parsing InternalInvokeRequest error: field Message is nil"))?;
     if lead.version != i32::from(VERSION) {
         let text = format!("Unsupported spec version: {}", lead.version);
         return Err(InvokeError::status(GrpcCode::Unimplemented, text));
@@ -129,6 +141,7 @@ pub fn lead_to_request(
         .get(http::header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok());
+    let has_extension = message.http_extension.is_some();
     let (verb, query) = match message.http_extension {
         Some(extension) => (verb_of(extension.verb), extension.querystring),
         None => (None, String::new()),
@@ -136,11 +149,12 @@ pub fn lead_to_request(
     Ok(InvokeRequest {
         method: super::method::normalize(&message.method)?.into_owned(),
         verb,
+        has_extension,
         query,
         headers: lead.headers,
         origin: lead.origin,
         content_type: message.content_type,
-        type_url: message.data.map(|data| data.type_url).unwrap_or_default(),
+        type_url: message.data.map(|data| data.type_url),
         body,
         content_length,
         trace,
@@ -154,25 +168,44 @@ pub fn response(response: &InvokeResponse) -> InternalInvokeResponse {
         status: Some(status),
         headers: metadata(&response.headers, response.origin),
         trailers: metadata(&response.trailers, Origin::Grpc),
-        message: Some(message),
+        message,
     }
 }
 
-/// The fields `status` and `message` of an answer.
-pub(super) fn response_parts(response: &InvokeResponse) -> (Status, common::InvokeResponse) {
+/// The fields `status` and `message` of an answer; a failed gRPC app has sent no message.
+pub(super) fn response_parts(response: &InvokeResponse) -> (Status, Option<common::InvokeResponse>) {
     let status = Status {
         code: response.status.code,
         message: response.status.message.clone(),
         details: response.status.details.clone(),
     };
-    let message = common::InvokeResponse {
-        data: (!response.type_url.is_empty() || response.origin == Origin::Grpc).then(|| prost_types::Any {
-            type_url: response.type_url.clone(),
-            value: Vec::new(),
-        }),
+    let failed = response.origin == Origin::Grpc && response.status.code != 0;
+    let message = (!failed).then(|| common::InvokeResponse {
+        data: any_of(response.type_url.as_deref()),
         content_type: response.content_type.clone(),
-    };
+    });
     (status, message)
+}
+
+/// The answer to a call of the older form, with its data.
+///
+/// # Errors
+/// Bytes that are no such message, or one without a status.
+pub(super) fn whole_response(message: Bytes) -> Result<InvokeResponse, InvokeError> {
+    let malformed = |error: prost::DecodeError| InvokeError::status(GrpcCode::Internal, error.to_string());
+    let mut answer = InternalInvokeResponse::decode(message).map_err(malformed)?;
+    let data = answer.message.as_mut().and_then(|message| message.data.as_mut());
+    let data = data.map(|data| std::mem::take(&mut data.value));
+    let (headers, origin) = headers(answer.headers);
+    let lead = ResponseLead {
+        status: answer.status,
+        headers,
+        origin,
+        trailers: self::headers(answer.trailers).0,
+        message: answer.message,
+        payload: None,
+    };
+    Ok(to_response(lead, Body::full(data.unwrap_or_default())))
 }
 
 /// A received answer.
@@ -189,7 +222,7 @@ pub fn to_response(lead: ResponseLead, body: Body) -> InvokeResponse {
         origin: lead.origin,
         trailers: lead.trailers,
         content_type: message.content_type,
-        type_url: message.data.map(|data| data.type_url).unwrap_or_default(),
+        type_url: message.data.map(|data| data.type_url),
         body,
     }
 }
