@@ -245,7 +245,15 @@ mod tests {
         let joined = json!({"data": "YQ==", "seq_consecutive_from_zero": true});
         let recorded = json!({"messages": [{"request": {}}, {"payloads_joined": joined}]});
         let seen = json!({"messages": [{"request": {}, "payload": {"data": "YQ=="}}]});
-        assert!(calls(&Values::default(), std::slice::from_ref(&recorded), &[seen], false).is_empty());
+        assert!(
+            calls(
+                &Values::default(),
+                std::slice::from_ref(&recorded),
+                &[seen],
+                false
+            )
+            .is_empty()
+        );
         let other = json!({"messages": [{"request": {}, "payload": {"data": "Yg=="}}]});
         assert!(!calls(&Values::default(), &[recorded], &[other], false).is_empty());
     }

@@ -10,7 +10,11 @@ use super::frame::{base64, unbase64};
 #[must_use]
 pub fn join_received(messages: Vec<Value>) -> Vec<Value> {
     let payloads = messages.iter().filter(|m| m.get("payload").is_some()).count();
-    if payloads < 2 { messages } else { join_all(messages) }
+    if payloads < 2 {
+        messages
+    } else {
+        join_all(messages)
+    }
 }
 
 /// All payloads as one `payloads_joined`, even if there is only one.

@@ -12,9 +12,9 @@ use outrigger_sidecar_core::invoke::{InvokeRequest, InvokeResponse, Origin, wire
 use outrigger_sidecar_core::{Body as CoreBody, Sidecar};
 use outrigger_trace_context::TraceContext;
 use prost::Message as _;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::Status;
 
 use crate::error::{from_http, from_invoke, with_details};
 use crate::reply;
