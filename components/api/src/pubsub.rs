@@ -95,10 +95,18 @@ pub struct NewMessage {
     pub topic: String,
     /// Payload.
     pub data: Bytes,
-    /// Broker metadata, handed to the app.
-    pub metadata: RequestMetadata,
+    /// Broker metadata, handed to the app; `None` when the publisher gave none at all, which apps see as `null`.
+    pub metadata: Option<RequestMetadata>,
     /// Content type, if the broker knows it.
     pub content_type: Option<String>,
+}
+
+impl NewMessage {
+    /// The metadata, empty if there is none.
+    pub fn metadata(&self) -> &RequestMetadata {
+        static NONE: RequestMetadata = RequestMetadata::new();
+        self.metadata.as_ref().unwrap_or(&NONE)
+    }
 }
 
 /// Consumes messages. `Ok` acknowledges; `Err` means: as the broker treats a failed message.

@@ -110,7 +110,7 @@ impl PubSub for MemoryPubSub {
             let message = NewMessage {
                 topic: request.topic,
                 data: request.data,
-                metadata: request.metadata.unwrap_or_default(),
+                metadata: request.metadata,
                 // Dapr's broker does not pass the content type on: it is not that of the envelope.
                 content_type: None,
             };
@@ -228,7 +228,7 @@ mod tests {
         request.metadata = Some([("foo".to_owned(), "bar".to_owned())].into());
         broker.publish(request).await.unwrap();
         seen.wait(1).await;
-        assert_eq!(seen.messages()[0].metadata["foo"], "bar");
+        assert_eq!(seen.messages()[0].metadata()["foo"], "bar");
     }
 
     #[tokio::test(start_paused = true)]

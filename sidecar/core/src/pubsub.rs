@@ -167,7 +167,7 @@ impl Inner {
         let request = PublishRequest {
             topic: topic.to_owned(),
             data: message.data.clone(),
-            metadata: Some(message.metadata.clone()),
+            metadata: message.metadata.clone(),
             content_type: message.content_type.clone(),
         };
         let publish = self.publish(pubsub, &loaded, request);

@@ -34,7 +34,7 @@ pub(super) fn message(stream: &str, entry: &StreamId) -> NewMessage {
         data: field("data")
             .map(|data| Bytes::copy_from_slice(data))
             .unwrap_or_default(),
-        metadata: metadata.unwrap_or_default(),
+        metadata,
         content_type: None,
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn foreign_entries_are_messages_too() {
         let message = message("t", &entry(&[("other", "x"), ("metadata", "{\"a\":1}")]));
-        assert!(message.data.is_empty() && message.metadata.is_empty());
+        assert!(message.data.is_empty() && message.metadata().is_empty());
         assert_eq!(message.topic, "t");
     }
 }

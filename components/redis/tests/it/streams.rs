@@ -80,7 +80,7 @@ async fn entries_and_groups_look_as_those_of_dapr() {
     let seen = Recorder::new();
     let subscription = broker.subscribe(topic("t"), seen.clone()).await.unwrap();
     assert_eq!(seen.wait(2).await, ["plain", "with"]);
-    assert_eq!(seen.messages()[1].metadata["k"], "<v>");
+    assert_eq!(seen.messages()[1].metadata()["k"], "<v>");
     nothing_pending(&server, "t").await;
     let groups: Vec<std::collections::BTreeMap<String, redis::Value>> =
         server.command(&["XINFO", "GROUPS", "t"]).await;

@@ -46,8 +46,8 @@ pub struct BatchEntry {
     pub id: String,
     /// What is delivered.
     pub content: Content,
-    /// The broker's metadata.
-    pub metadata: RequestMetadata,
+    /// The broker's metadata, if it has any.
+    pub metadata: Option<RequestMetadata>,
     /// The broker's content type.
     pub content_type: Option<String>,
     /// The message as it came.
@@ -77,7 +77,7 @@ impl Batch {
                     Content::Event(event) => Told::Event(event),
                     Content::Raw(data) => Told::Raw(data),
                 },
-                metadata: Some(&entry.metadata),
+                metadata: entry.metadata.as_ref(),
                 content_type: entry.content_type.as_deref(),
             })
             .collect();
@@ -276,7 +276,7 @@ impl Consumer {
         } else {
             Event::parse(&message.data)
                 .map(|mut event| {
-                    event.complete_trace(&message.metadata);
+                    event.complete_trace(message.metadata());
                     Content::Event(event)
                 })
                 .map_err(|error| error.to_string())
@@ -411,7 +411,7 @@ impl Letter {
                 entry_id: entry.id.clone(),
                 data: entry.data.clone(),
                 content_type: entry.content_type.clone().unwrap_or_else(|| default.to_owned()),
-                metadata: Some(entry.metadata.clone()),
+                metadata: entry.metadata.clone(),
             },
         }
     }

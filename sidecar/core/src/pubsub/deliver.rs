@@ -174,13 +174,10 @@ enum Ended {
 impl Consumer {
     async fn process(&self, mut message: NewMessage) -> Result<(), HandlerError> {
         message.topic = self.own_topic(&message.topic);
-        message
-            .metadata
-            .insert("pubsubName".to_owned(), self.spec.pubsub.clone());
+        let metadata = message.metadata.get_or_insert_default();
+        metadata.insert("pubsubName".to_owned(), self.spec.pubsub.clone());
         if let Some(content_type) = &message.content_type {
-            message
-                .metadata
-                .insert("content-type".to_owned(), content_type.clone());
+            metadata.insert("content-type".to_owned(), content_type.clone());
         }
         let (event, body) = match self.read(&message) {
             Ok(read) => read,
@@ -225,7 +222,7 @@ impl Consumer {
             body,
             topic: message.topic.clone(),
             pubsub: self.spec.pubsub.clone(),
-            metadata: message.metadata.clone(),
+            metadata: message.metadata().clone(),
         };
         match self.deliver(&delivery).await {
             Ended::Done => Ok(()),
@@ -266,22 +263,22 @@ impl Consumer {
                 topic: &message.topic,
                 pubsub_name: &self.spec.pubsub,
                 data: &message.data,
-                metadata: &message.metadata,
+                metadata: message.metadata(),
             });
             let body = event.to_json().into();
             return Ok((event, body));
         }
-        let mut event = match message.metadata.get("content-type") {
+        let mut event = match message.metadata().get("content-type") {
             Some(content_type) if content_type == content_type::OCTET_STREAM => {
                 Event::from_binary(&BinaryInput {
                     data: &message.data,
                     content_type,
-                    metadata: &message.metadata,
+                    metadata: message.metadata(),
                 })
             }
             _ => Event::parse(&message.data).map_err(|error| error.to_string())?,
         };
-        event.complete_trace(&message.metadata);
+        event.complete_trace(message.metadata());
         Ok((event, message.data.clone()))
     }
 

@@ -171,7 +171,7 @@ fn bulk_entry(batch: &Batch, index: usize) -> Option<wire::TopicEventBulkRequest
     Some(wire::TopicEventBulkRequestEntry {
         entry_id: entry.id.clone(),
         content_type: entry.content_type.clone().unwrap_or_default(),
-        metadata: entry.metadata.clone().into_iter().collect(),
+        metadata: entry.metadata.clone().unwrap_or_default().into_iter().collect(),
         event: Some(event),
     })
 }
