@@ -203,7 +203,10 @@ async fn metadata_and_payload_arrive_unchanged(broker: &dyn PubSub, prefix: &str
     got.sort_by_key(|message| message.data.len());
     for (message, payload) in got.iter().zip(&payloads) {
         assert!(message.data == *payload, "payload of {} bytes", payload.len());
-        assert_eq!(message.metadata().get("Key <é>").map(String::as_str), Some("\"v\""));
+        assert_eq!(
+            message.metadata().get("Key <é>").map(String::as_str),
+            Some("\"v\"")
+        );
     }
     subscription.close().await;
 }
