@@ -3,6 +3,7 @@
 
 pub mod configuration;
 pub mod grpc;
+mod gzip;
 pub mod health;
 pub mod http;
 mod tls;

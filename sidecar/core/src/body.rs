@@ -118,17 +118,22 @@ impl HttpBody for Body {
     }
 }
 
-/// Fails with [`BodyError::TooLarge`] once more than `limit` bytes have come.
+/// Gives the first `limit` bytes, then fails with [`BodyError::TooLarge`] if there are more.
 #[derive(Debug)]
 pub struct Limited {
     inner: Incoming,
     left: u64,
+    exceeded: bool,
 }
 
 impl Limited {
     /// Limits a body from a connection.
     pub const fn new(inner: Incoming, limit: u64) -> Self {
-        Self { inner, left: limit }
+        Self {
+            inner,
+            left: limit,
+            exceeded: false,
+        }
     }
 }
 
@@ -141,6 +146,9 @@ impl HttpBody for Limited {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.exceeded {
+            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+        }
         let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
@@ -150,8 +158,10 @@ impl HttpBody for Limited {
         if let Some(data) = frame.data_ref() {
             let length = data.len() as u64;
             if length > this.left {
-                this.left = 0;
-                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                this.exceeded = true;
+                // Less than a frame's length, so it fits.
+                let fits = data.slice(..usize::try_from(this.left).unwrap_or_default());
+                return Poll::Ready(Some(Ok(Frame::data(fits))));
             }
             this.left -= length;
         }

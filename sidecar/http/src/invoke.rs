@@ -24,7 +24,7 @@ const PREFIX: &str = "/v1.0/invoke/";
 const METHOD: &str = "/method/";
 
 /// Finds the target in the header, the basic authorisation or the path, and calls it.
-pub(crate) async fn handle(api: Arc<HttpApi>, request: ApiRequest) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn handle(api: Arc<HttpApi>, mut request: ApiRequest) -> Result<Response<Body>, ApiError> {
     let Some((target, method)) = find_target(&request) else {
         return Err(ApiError::legacy(
             "ERR_DIRECT_INVOKE",
@@ -36,6 +36,12 @@ pub(crate) async fn handle(api: Arc<HttpApi>, request: ApiRequest) -> Result<Res
     // Only calls that go through another sidecar are turned into an event stream; the own app's answer stays as it is.
     let streaming_events =
         is_event_stream(&request.parts.headers) && api.core.invoker.goes_to_a_peer(&target);
+    if streaming_events {
+        request
+            .parts
+            .headers
+            .insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+    }
     let invocation = to_invocation(request, method, api.options.api_token.is_some());
     match api.core.invoker.invoke(&target, invocation).await {
         Ok(response) => to_response(response, streaming_events)
@@ -169,7 +175,14 @@ async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Respo
     // What the app says about its trace goes before our own span.
     TraceContext::hand_on(None, &answer.headers, &mut out);
     let failed = !(200..400).contains(&status.as_u16());
-    let (body, first) = if failed && !event_stream {
+    if failed && event_stream {
+        // Not helpful, but what Dapr answers.
+        return Err(InvokeError::status(
+            GrpcCode::Internal,
+            "error invoking app channel: no response received from stream",
+        ));
+    }
+    let (body, first) = if failed {
         let bytes = answer.body.collect_bytes().await.map_err(broken)?;
         (Body::full(bytes.clone()), Some(bytes))
     } else if answer.content_type.is_empty() && !event_stream {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use outrigger_components_api::RequestMetadata;
 use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::{Body, BodyError};
@@ -79,6 +81,22 @@ impl ApiRequest {
     /// The whole body.
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, BodyError> {
         self.take_body().collect_bytes().await
+    }
+
+    /// The body as far as it can be read, and what then went wrong. For bodies of which only the first JSON value is
+    /// wanted: what comes after it may be too long or broken.
+    pub(crate) async fn bytes_and_error(&mut self) -> (Bytes, Option<BodyError>) {
+        let mut body = self.take_body();
+        let mut all = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(data)) if all.is_empty() && body.is_end_stream() => return (data, None),
+                Ok(Ok(data)) => all.extend_from_slice(&data),
+                Ok(Err(_trailers)) => {}
+                Err(error) => return (all.freeze(), Some(error)),
+            }
+        }
+        (all.freeze(), None)
     }
 
     /// The whole body, with the error of the "universal" routes.

@@ -54,11 +54,11 @@ pub(crate) async fn save(api: Arc<HttpApi>, mut request: ApiRequest) -> Result<R
     let name = request.param("storeName").to_owned();
     let store = api.core.state.store(&name, Edge::Http)?;
     let metadata = request.metadata();
-    let body = request
-        .bytes()
-        .await
-        .map_err(|error| decode::raw(&error.to_string()))?;
-    let mut items = decode::set_requests(&body)?;
+    let (body, cut) = request.bytes_and_error().await;
+    let mut items = decode::set_requests(&body).map_err(|error| match cut {
+        Some(cut) => decode::raw(&cut.to_string()),
+        None => error,
+    })?;
     for item in &mut items {
         item.metadata.extend(metadata.clone());
     }

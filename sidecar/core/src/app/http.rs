@@ -12,7 +12,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::tls::Connector;
-use super::{AppError, Slot};
+use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
 use crate::{Body, BodyError};
 
@@ -119,9 +119,13 @@ impl HttpApp {
     /// # Errors
     /// As [`Self::call`].
     pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
+        let unasked = gzip::is_unasked(request.method(), request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
         match self.client.request(request).await {
-            Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
+            Ok(response) => {
+                let response = response.map(|body| with_slot(body, slot));
+                Ok(if unasked { gzip::unpack(response) } else { response })
+            }
             Err(error) => Err(AppError::Transport(format!(
                 "{} \"{uri}\": {}",
                 title(method.as_str()),
