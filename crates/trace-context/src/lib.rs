@@ -171,6 +171,9 @@ impl TraceContext {
     /// wrong, else that there is none.
     pub fn hand_on(span: Option<&Self>, incoming: &HeaderMap, headers: &mut HeaderMap) {
         if let Some(span) = span.filter(|span| span.is_some()) {
+            if let Some(state) = incoming.get(TRACESTATE) {
+                headers.insert(TRACESTATE, state.clone());
+            }
             span.write_request_headers(headers);
         } else if let Some(parent) = incoming.get(TRACEPARENT).filter(|parent| !parent.is_empty()) {
             headers.insert(TRACEPARENT, parent.clone());

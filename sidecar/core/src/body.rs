@@ -169,7 +169,7 @@ impl HttpBody for Limited {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        !self.exceeded && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -43,8 +43,9 @@ pub(crate) async fn handle(api: Arc<HttpApi>, mut request: ApiRequest) -> Result
             .insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
     }
     let invocation = to_invocation(request, method, api.options.api_token.is_some());
+    let streamed = invocation.is_streamed();
     match api.core.invoker.invoke(&target, invocation).await {
-        Ok(response) => to_response(response, streaming_events)
+        Ok(response) => to_response(response, streaming_events, streamed)
             .await
             .map_err(|error| failure(&target, &error)),
         Err(error) => Err(failure(&target, &error)),
@@ -163,7 +164,11 @@ fn to_invocation(mut request: ApiRequest, method: String, has_api_token: bool) -
 }
 
 /// Writes the app's answer: a good one streamed, a bad one whole, as the contract has it.
-async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Response<Body>, InvokeError> {
+async fn to_response(
+    answer: InvokeResponse,
+    event_stream: bool,
+    streamed: bool,
+) -> Result<Response<Body>, InvokeError> {
     if !answer.status.is_http() {
         return grpc_response(answer).await;
     }
@@ -182,7 +187,9 @@ async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Respo
             "error invoking app channel: no response received from stream",
         ));
     }
-    let (body, first) = if failed {
+    // Whoever streams a request gets the answer streamed as well.
+    let buffered = failed && !streamed;
+    let (body, first) = if buffered {
         let bytes = answer.body.collect_bytes().await.map_err(broken)?;
         (Body::full(bytes.clone()), Some(bytes))
     } else if answer.content_type.is_empty() && !event_stream {
@@ -194,7 +201,7 @@ async fn to_response(answer: InvokeResponse, event_stream: bool) -> Result<Respo
     let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let content_type = if !answer.content_type.is_empty() {
         HeaderValue::from_str(&answer.content_type).ok()
-    } else if failed {
+    } else if buffered {
         Some(crate::respond::JSON)
     } else {
         first

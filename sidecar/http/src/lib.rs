@@ -6,6 +6,7 @@
 mod api_log;
 mod cors;
 mod invoke;
+mod linger;
 mod management;
 mod not_built;
 mod path;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::HttpApi;
+use crate::linger::Lingering;
 
 /// Time a client may take to send a request's head (contract `http-api`, section 1).
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,7 +136,7 @@ where
         let api = api.clone();
         async move { Ok::<_, std::convert::Infallible>(api.handle(listener, request).await) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -102,8 +102,12 @@ mod tests {
 
     fn answer(body: Vec<u8>, encoding: &'static str) -> Response<Body> {
         let mut response = Response::new(Body::full(body));
-        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
+        response
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("9"));
         response
     }
 

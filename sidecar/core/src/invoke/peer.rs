@@ -17,8 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::InvokeError;
+<<<<<<< HEAD
 use crate::Body;
 use crate::cork::{Cork, cork};
+=======
+use crate::{Body, BodyError};
+>>>>>>> 057ccd4 (HTTP edge: answers given before the body is read arrive; too large bodies of remote calls are told as such)
 
 /// Requests that share a connection before another one is opened.
 const MAX_IN_FLIGHT: usize = 2048;
@@ -116,6 +120,9 @@ impl Peers {
         let lease = Lease(connection);
         let mut sender = lease.0.sender.clone();
         let failed = |error: &hyper::Error| {
+            if request_body_failed(error) {
+                return InvokeError::internal(BodyError::TooLarge.to_string());
+            }
             InvokeError::status(
                 GrpcCode::Unavailable,
                 format!("connection to {address} failed: {}", with_source(error)),
@@ -282,6 +289,19 @@ pub fn go_dial_error(error: &std::io::Error) -> String {
         std::io::ErrorKind::ConnectionReset => "connect: connection reset by peer".into(),
         _ => error.to_string(),
     }
+}
+
+/// Whether the stream was reset by this side because the request's body could not be read to its end. What was wrong
+/// with it gets lost on the way; a caller that is still there to be told has sent too much.
+fn request_body_failed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return error.is_reset() && !error.is_remote() && !error.is_library();
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// An error with its causes.
