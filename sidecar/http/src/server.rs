@@ -121,8 +121,8 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(head.max(MIN_BUFFER))
-        .half_close(true)
-        .pipeline_flush(true);
+        // No pipeline_flush: with it hyper never writes the answer to a request whose body nobody reads.
+        .half_close(true);
     builder
         .http2()
         .timer(TokioTimer::new())
