@@ -17,12 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::InvokeError;
-<<<<<<< HEAD
-use crate::Body;
 use crate::cork::{Cork, cork};
-=======
 use crate::{Body, BodyError};
->>>>>>> 057ccd4 (HTTP edge: answers given before the body is read arrive; too large bodies of remote calls are told as such)
 
 /// Requests that share a connection before another one is opened.
 const MAX_IN_FLIGHT: usize = 2048;
