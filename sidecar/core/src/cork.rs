@@ -3,7 +3,7 @@
 //! HTTP/2 hands its frames to the socket piece by piece: a head, each piece of a body, the trailers of a gRPC
 //! answer, and the same again for the next stream. Every piece is a system call here and a wake-up over there, which
 //! is most of what a small call costs. [`CorkedIo`] gathers them in memory; the connection's task, driven by
-//! [`Cork::drive`], sends them at the end of each of its turns, so nothing ever waits for a timer.
+//! [`Cork::drive`], sends them once the tasks that are ready have had their turn. Nothing waits for a timer.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -131,11 +131,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedIo<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Cork<S> {
-    /// Runs the connection that writes to the corked socket; at the end of each turn what it wrote is sent, and
-    /// after its last turn too.
+    /// Runs the connection that writes to the corked socket. What it wrote in a turn is sent at the end of its next
+    /// one, which is due as soon as the tasks that are ready now have run: they are the ones that follow a head with
+    /// its body, or have another call for the same connection. After its last turn everything is sent.
     pub async fn drive<F: Future>(self, connection: F) -> F::Output {
         let mut connection = std::pin::pin!(connection);
         let mut ended = None;
+        let mut waited = false;
         std::future::poll_fn(move |cx| {
             if ended.is_none()
                 && let Poll::Ready(output) = connection.as_mut().poll(cx)
@@ -143,6 +145,11 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
                 ended = Some(output);
             }
             let mut state = lock(&self.0);
+            if !waited && ended.is_none() && !state.gathered.is_empty() {
+                waited = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match state.poll_send(cx) {
                 Poll::Ready(Ok(())) => {}
                 // The connection ends by its own next write or flush.
@@ -155,8 +162,10 @@ impl<S: AsyncWrite + Unpin> Cork<S> {
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "the last bytes of a connection were not sent");
                 }
+                // What the socket does not take has waited long enough.
                 Poll::Pending => return Poll::Pending,
             }
+            waited = false;
             ended.take().map_or(Poll::Pending, Poll::Ready)
         })
         .await
@@ -209,19 +218,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_written_in_one_turn_is_sent_at_once_at_its_end() {
+    async fn what_is_written_while_others_have_their_turn_is_sent_at_once() {
         let (near, mut far, writes) = counted(1 << 20);
         let (mut io, handle) = cork(near);
-        handle
-            .drive(async move {
-                for piece in ["head", "body", "trailers"] {
-                    io.write_all(piece.as_bytes()).await.unwrap();
-                    io.flush().await.unwrap();
-                }
-                tokio::task::yield_now().await;
-                io.write_all(b"next").await.unwrap();
-            })
-            .await;
+        let (body_sender, body) = tokio::sync::oneshot::channel();
+        let connection = handle.drive(async move {
+            io.write_all(b"head").await.unwrap();
+            io.flush().await.unwrap();
+            let body: &[u8] = body.await.unwrap();
+            for piece in [body, b"trailers"] {
+                io.write_all(piece).await.unwrap();
+                io.flush().await.unwrap();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            io.write_all(b"next").await.unwrap();
+        });
+        let connection = tokio::spawn(connection);
+        let caller = tokio::spawn(async { body_sender.send(&b"body"[..]) });
+        caller.await.unwrap().unwrap();
+        connection.await.unwrap();
         assert_eq!(*writes.lock().unwrap(), [16, 4]);
         let mut got = String::new();
         far.read_to_string(&mut got).await.unwrap();
@@ -257,8 +272,12 @@ mod tests {
         drop(far);
         let failed = handle.drive(async move {
             io.write_all(b"lost").await.unwrap();
-            tokio::task::yield_now().await;
-            io.flush().await.unwrap_err().kind()
+            loop {
+                tokio::task::yield_now().await;
+                if let Err(error) = io.flush().await {
+                    return error.kind();
+                }
+            }
         });
         assert_eq!(failed.await, io::ErrorKind::BrokenPipe);
     }

@@ -36,6 +36,10 @@ enum Segment {
 }
 
 struct Entry {
+    /// The literal segments before the first parameter, joined, with a slash after them if anything follows: one
+    /// comparison rules most entries out.
+    start: String,
+    /// From the first parameter on; empty for a pattern without any.
     segments: Vec<Segment>,
     methods: &'static [Method],
     handler: Handler,
@@ -69,7 +73,7 @@ pub(crate) struct RouteTable {
 impl RouteTable {
     /// The routes that the allow and deny lists leave, most specific first.
     pub(crate) fn new<'r>(routes: impl Iterator<Item = &'r Route>, access: &ApiAccess) -> Self {
-        let mut entries: Vec<Entry> = routes
+        let mut entries: Vec<_> = routes
             .filter(|route| {
                 route.always
                     || access.allows_http(
@@ -78,17 +82,15 @@ impl RouteTable {
                         &format!("{}/{}", route.version, route.pattern),
                     )
             })
-            .map(|route| Entry {
-                segments: std::iter::once(Segment::Literal(route.version))
+            .map(|route| {
+                let segments = std::iter::once(Segment::Literal(route.version))
                     .chain(route.pattern.split('/').map(parse_segment))
-                    .collect(),
-                methods: route.methods,
-                handler: route.handler,
+                    .collect();
+                (segments, route)
             })
             .collect();
-        entries.sort_by_key(|entry| {
-            entry
-                .segments
+        entries.sort_by_key(|(segments, _): &(Vec<Segment>, _)| {
+            segments
                 .iter()
                 .map(|s| match s {
                     Segment::Literal(_) => 0_u8,
@@ -97,7 +99,12 @@ impl RouteTable {
                 })
                 .collect::<Vec<_>>()
         });
-        Self { entries }
+        let entries = entries
+            .into_iter()
+            .map(|(segments, route)| Entry::new(segments, route));
+        Self {
+            entries: entries.collect(),
+        }
     }
 
     /// Looks a cleaned path up. A trailing slash is dropped only if the path with it matches nothing.
@@ -138,9 +145,30 @@ impl RouteTable {
 }
 
 impl Entry {
+    fn new(mut segments: Vec<Segment>, route: &Route) -> Self {
+        let mut start = String::new();
+        while let Some(Segment::Literal(literal)) = segments.first() {
+            start.push_str(literal);
+            segments.remove(0);
+            if !segments.is_empty() {
+                start.push('/');
+            }
+        }
+        Self {
+            start,
+            segments,
+            methods: route.methods,
+            handler: route.handler,
+        }
+    }
+
     fn matches<'p>(&self, path: &'p str) -> Option<RawParams<'p>> {
+        let rest = path.strip_prefix(self.start.as_str())?;
+        if self.segments.is_empty() {
+            return rest.is_empty().then(RawParams::default);
+        }
         let mut params = Vec::new();
-        let mut rest = Some(path);
+        let mut rest = Some(rest);
         for segment in &self.segments {
             let current = rest?;
             if let Segment::Rest(name) = segment {
@@ -169,5 +197,60 @@ fn parse_segment(text: &'static str) -> Segment {
             None => Segment::Param(name),
         },
         None => Segment::Literal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(pattern: &'static str) -> Entry {
+        let route = Route {
+            group: "g",
+            group_version: "v1",
+            version: "v1.0",
+            pattern,
+            methods: &[],
+            handler: |_, _| Box::pin(std::future::pending()),
+            always: true,
+            public: false,
+        };
+        let segments = std::iter::once(Segment::Literal("v1.0"))
+            .chain(pattern.split('/').map(parse_segment))
+            .collect();
+        Entry::new(segments, &route)
+    }
+
+    #[test]
+    fn patterns_match_whole_paths_with_non_empty_parameters() {
+        for (pattern, path, params) in [
+            ("healthz", "v1.0/healthz", Some(vec![])),
+            ("healthz", "v1.0/healthz/", None),
+            ("healthz", "v1.0/healthzz", None),
+            ("healthz/outbound", "v1.0/healthz", None),
+            ("state/{store}", "v1.0/state/s", Some(vec![("store", "s")])),
+            ("state/{store}", "v1.0/state/", None),
+            ("state/{store}", "v1.0/state", None),
+            (
+                "state/{store}/{key}",
+                "v1.0/state/s/k",
+                Some(vec![("store", "s"), ("key", "k")]),
+            ),
+            ("state/{store}/{key}", "v1.0/state/s/k/more", None),
+            (
+                "state/{store}/transaction",
+                "v1.0/state/s/transaction",
+                Some(vec![("store", "s")]),
+            ),
+            (
+                "invoke/{rest...}",
+                "v1.0/invoke/a/method/b",
+                Some(vec![("rest", "a/method/b")]),
+            ),
+            ("invoke/{rest...}", "v1.0/invoke/", None),
+        ] {
+            let found = entry(pattern).matches(path).map(|params| params.0);
+            assert_eq!(found, params, "{pattern} {path}");
+        }
     }
 }
