@@ -25,6 +25,8 @@ use crate::{VERSION, listen, register};
 
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
+/// How long subscriptions may hold up readiness.
+const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
 const FORCED_EXIT: Duration = Duration::from_millis(100);
 
 /// Why a life of the sidecar ended.
@@ -497,6 +499,12 @@ impl AppTasks {
                 let asking = app::configuration::ask(&app, &core.identity.app_id);
                 shutdown.run_until_cancelled(asking).await;
             });
+        }
+        // Who publishes as soon as the sidecar is ready may count on the subscriptions.
+        tokio::select! {
+            () = self.core.pubsub.settled() => {}
+            () = tokio::time::sleep(SUBSCRIBE_LIMIT) => {}
+            () = self.shutdown.cancelled() => {}
         }
         ready.ready();
         let elapsed = started.elapsed().as_millis();

@@ -19,6 +19,8 @@ mod run;
 pub mod scopes;
 pub mod stream;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,6 +82,8 @@ struct Inner {
     streams: Mutex<Streams>,
     /// Ends the streams.
     closing: CancellationToken,
+    /// Cancelled when all subscriptions that could start at once have started.
+    settled: CancellationToken,
 }
 
 /// Open streams by number.
@@ -113,6 +117,7 @@ impl PubSubService {
                 changes: watch::Sender::default(),
                 streams: Mutex::default(),
                 closing: CancellationToken::new(),
+                settled: CancellationToken::new(),
             }),
         }
     }

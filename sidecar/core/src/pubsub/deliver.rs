@@ -288,9 +288,11 @@ impl Consumer {
         let policy = self.inner.policies.pubsub_inbound(&self.spec.pubsub);
         let attempt_runs = tokio::sync::Mutex::new(());
         let attempts = policy.run(
-            |_| async {
+            |attempt| {
+                let attempt_runs = &attempt_runs;
+                async move {
                 let _running = attempt_runs.lock().await;
-                if self.closing.is_cancelled() {
+                if attempt > 1 && self.closing.is_cancelled() {
                     return Err(Failure::permanent(Ended::Closed));
                 }
                 match self.subscriber.deliver(delivery).await {
@@ -311,6 +313,7 @@ impl Consumer {
                         })
                     }
                 }
+            }
             },
             |error| Ended::Refused(Refusal::new(error.to_string())),
         );

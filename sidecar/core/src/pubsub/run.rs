@@ -1,11 +1,12 @@
 //! Keeps the app's subscriptions running while the app is healthy.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Subscriptions that are started or being started, by component and topic.
 type Running = BTreeMap<(String, String), Kept>;
 
+/// Held until a first try is through.
+type Trying = mpsc::Sender<Infallible>;
+
 struct Kept {
     spec: Arc<SubscriptionSpec>,
     stop: CancellationToken,
@@ -37,9 +41,16 @@ impl PubSubService {
             let subscriber = Arc::new(AppSubscriber::new(app.clone()));
             self.inner.keep_all(subscriber, healthy, &shutdown).await;
         } else {
+            self.inner.settled.cancel();
             shutdown.cancelled().await;
         }
         self.close_streams();
+    }
+
+    /// Resolves when each subscription has started, or failed to, once; at once where the app is not healthy. Before
+    /// that, [`Self::run`] must have been called.
+    pub async fn settled(&self) {
+        self.inner.settled.cancelled().await;
     }
 
     /// Ends the streams. A broker gives their unanswered events to somebody else.
@@ -66,6 +77,9 @@ impl Inner {
         let mut changes = self.changes.subscribe();
         let mut running = Running::new();
         let mut asked = !self.ask_app;
+        // Each subscription of the first round holds a sender until it has tried to start.
+        let (trying, mut tried) = mpsc::channel(1);
+        let mut trying = Some(trying);
         while !shutdown.is_cancelled() {
             let up = *healthy.borrow_and_update();
             declared.mark_unchanged();
@@ -81,8 +95,10 @@ impl Inner {
                 asked = true;
             }
             let wanted = if up { self.wanted() } else { Vec::new() };
-            self.reconcile(&mut running, wanted, &subscriber).await;
+            self.reconcile(&mut running, wanted, &subscriber, trying.take())
+                .await;
             tokio::select! {
+                None = tried.recv(), if !self.settled.is_cancelled() => self.settled.cancel(),
                 () = shutdown.cancelled() => {}
                 () = changed(&mut healthy) => {}
                 () = changed(&mut declared) => {}
@@ -98,6 +114,7 @@ impl Inner {
         running: &mut Running,
         wanted: Vec<SubscriptionSpec>,
         subscriber: &Arc<dyn Subscriber>,
+        trying: Option<Trying>,
     ) {
         let obsolete: Running = running
             .extract_if(.., |_, kept| !wanted.contains(&kept.spec))
@@ -108,7 +125,8 @@ impl Inner {
             let key = (pubsub.to_owned(), topic.to_owned());
             running.entry(key).or_insert_with(|| {
                 let (spec, stop) = (Arc::new(spec), CancellationToken::new());
-                let keep = keep(self.clone(), spec.clone(), subscriber.clone(), stop.clone());
+                let (inner, subscriber) = (self.clone(), subscriber.clone());
+                let keep = keep(inner, spec.clone(), subscriber, stop.clone(), trying.clone());
                 Kept {
                     spec,
                     stop,
@@ -135,6 +153,7 @@ async fn keep(
     spec: Arc<SubscriptionSpec>,
     subscriber: Arc<dyn Subscriber>,
     stop: CancellationToken,
+    mut trying: Option<Trying>,
 ) {
     let mut pause = FIRST_PAUSE;
     let mut changes = inner.changes.subscribe();
@@ -143,6 +162,7 @@ async fn keep(
         let Some(started) = stop.run_until_cancelled(starting).await else {
             return;
         };
+        trying.take();
         match started {
             Ok(mut active) => {
                 tracing::debug!(target: "dapr.runtime", "subscribed to topic '{}' on pubsub '{}'", spec.topic, spec.pubsub);

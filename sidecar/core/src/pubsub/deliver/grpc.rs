@@ -219,3 +219,71 @@ pub(super) async fn deliver_batch(app: &GrpcApp, batch: &Batch, entries: &[usize
         Err(status) => BatchOutcome::Refused(refusal(&status)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::app::AppChannel;
+    use crate::config::{AppConfig, DisabledInitEndpoints, Protocol};
+
+    fn app_on(port: u16) -> Arc<AppChannel> {
+        let config = AppConfig {
+            port: Some(port),
+            protocol: Protocol::Grpc,
+            address: "127.0.0.1".into(),
+            max_concurrency: None,
+            health_check: None,
+            disabled_init: DisabledInitEndpoints::default(),
+            binding_options_timeout: std::time::Duration::from_secs(1),
+            token: None,
+        };
+        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, watch::channel(true).1).unwrap())
+    }
+
+    fn delivery() -> Delivery {
+        Delivery {
+            path: "/t".into(),
+            event: Event::parse(b"{}").unwrap(),
+            body: bytes::Bytes::new(),
+            topic: "t".into(),
+            pubsub: "ps".into(),
+            metadata: RequestMetadata::new(),
+            trace: None,
+        }
+    }
+
+    async fn is_undelivered(app: &AppChannel) -> bool {
+        match deliver(app.grpc().unwrap(), &delivery()).await {
+            Outcome::Refused(refusal) => refusal.undelivered,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_cannot_be_reached_or_dies_before_it_answers_has_not_decided() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = app_on(listener.local_addr().unwrap().port());
+        let dying = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 512];
+            // The request's beginning has come; the app dies.
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            drop(stream);
+            drop(listener);
+        };
+        let (undelivered, ()) = tokio::join!(is_undelivered(&app), dying);
+        assert!(undelivered);
+        assert!(is_undelivered(&app).await, "nobody listens");
+    }
+
+    #[test]
+    fn a_status_of_the_app_itself_is_its_decision() {
+        assert!(!refusal(&tonic::Status::unavailable("busy")).undelivered);
+    }
+}
