@@ -20,6 +20,9 @@ use crate::process::{Daprd, DaprdOptions, Exclusive, RedisServer, exclusive};
 const READY: [u16; 4] = [204, 400, 401, 403];
 /// How many setups run at the same time in one test process.
 static RUNNING: Semaphore = Semaphore::const_new(4);
+/// Wait at least this long after start: the recorded sidecars took longer to say that they are ready, and had probed
+/// their apps by then.
+const LEAST_SETTLE: Duration = Duration::from_millis(150);
 /// App ids that sidecars of several setups look for by multicast, which reaches all of them.
 const LOOKED_FOR: [&str; 5] = ["galpha", "halpha", "breaks", "slow", "callee"];
 /// Headers of a call to an HTTP app that belong to the connection or to the client.
@@ -160,7 +163,7 @@ impl Group {
             .iter()
             .filter_map(|c| c["setup"]["settle_ms"].as_u64())
             .max();
-        tokio::time::sleep(Duration::from_millis(settle.unwrap_or_default())).await;
+        tokio::time::sleep(LEAST_SETTLE.max(Duration::from_millis(settle.unwrap_or_default()))).await;
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         names.insert("hostname".to_owned(), hostname.trim().to_owned());
         let mut group = Self {

@@ -398,7 +398,8 @@ fn classify(result: Result<InvokeResponse, InvokeError>) -> Result<InvokeRespons
 fn policy_error(error: PolicyError) -> InvokeError {
     let code = match error {
         PolicyError::Timeout => GrpcCode::DeadlineExceeded,
-        PolicyError::CircuitOpen | PolicyError::TooManyRequests => GrpcCode::Unavailable,
+        // A plain error upstream, which gRPC callers see as it is.
+        PolicyError::CircuitOpen | PolicyError::TooManyRequests => GrpcCode::Unknown,
     };
     InvokeError {
         code,

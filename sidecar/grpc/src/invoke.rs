@@ -49,6 +49,10 @@ pub(crate) async fn invoke_service(
     let invocation = to_invocation(message.message.unwrap_or_default(), headers, span.clone());
     match core.invoker.invoke(&message.id, invocation).await {
         Ok(answer) => to_response(answer, span.as_ref()).await,
+        // An open circuit breaker.
+        Err(error) if error.code == GrpcCode::Unknown && !error.is_status => {
+            Status::unknown(error.message).into_http()
+        }
         Err(error) => {
             let target = message.id;
             Status::internal(format!("failed to invoke, id: {target}, err: {error}")).into_http()

@@ -22,12 +22,7 @@ pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
         app_connection_properties: Some(app(&metadata)),
         runtime_version: metadata.runtime_version.clone(),
         enabled_features: metadata.enabled_features.clone(),
-        actor_runtime: Some(wire::ActorRuntime {
-            runtime_status: wire::actor_runtime::ActorRuntimeStatus::Disabled.into(),
-            active_actors: Vec::new(),
-            host_ready: false,
-            placement: "placement: disconnected".into(),
-        }),
+        actor_runtime: Some(actors(core)),
         scheduler: None,
         workflows: Some(wire::MetadataWorkflows::default()),
         mcp_servers: Vec::new(),
@@ -37,6 +32,19 @@ pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
             .iter()
             .map(|name| wire::MetadataResiliency { name: name.clone() })
             .collect(),
+    }
+}
+
+/// Nothing is known of actors until the app is well.
+fn actors(core: &Sidecar) -> wire::ActorRuntime {
+    let app = core.invoker.app();
+    if app.is_some_and(|app| app.check_health().is_err()) {
+        return wire::ActorRuntime::default();
+    }
+    wire::ActorRuntime {
+        runtime_status: wire::actor_runtime::ActorRuntimeStatus::Disabled.into(),
+        placement: "placement: disconnected".into(),
+        ..wire::ActorRuntime::default()
     }
 }
 

@@ -7,11 +7,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body as CoreBody;
-use outrigger_sidecar_core::invoke::frames::GRPC_STATUS;
-use outrigger_sidecar_core::invoke::proxy::ProxyBody;
+use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -28,52 +27,18 @@ impl GrpcApi {
             .proxy(request, &self.options.invoke_access, span.as_ref())
             .await;
         match answer {
-            Ok(response) => relay(response).await,
+            Ok(ProxyAnswer::Status(trailers)) => reply::response(trailers, Empty::<Bytes>::new()),
+            Ok(ProxyAnswer::Stream { headers, first, rest }) => {
+                let relayed = Relayed {
+                    first: Some(first),
+                    rest: Some(rest),
+                    ended: false,
+                };
+                reply::response(headers, relayed)
+            }
             Err(error) => error::from_invoke(&error).into_http(),
         }
     }
-}
-
-/// Upstream hands headers on with the first message: an answer without messages has no headers, only trailers.
-async fn relay(response: Response<ProxyBody>) -> Response<Body> {
-    let (parts, mut body) = response.into_parts();
-    if parts.headers.contains_key(GRPC_STATUS) {
-        return reply::response(parts.headers, Empty::<Bytes>::new());
-    }
-    if parts.status != http::StatusCode::OK {
-        let text = format!(
-            "unexpected HTTP status code received from server: {}",
-            parts.status
-        );
-        return Status::unavailable(text).into_http();
-    }
-    loop {
-        let frame = match body.frame().await {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Status::unavailable(error.to_string()).into_http(),
-            None => return cut_off().into_http(),
-        };
-        match frame.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) => {
-                let relayed = Relayed {
-                    first: Some(data),
-                    rest: Some(body),
-                    ended: false,
-                };
-                return reply::response(parts.headers, relayed);
-            }
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                return reply::response(trailers, Empty::<Bytes>::new());
-            }
-        }
-    }
-}
-
-/// The text of Go's client for the same.
-fn cut_off() -> Status {
-    Status::internal("server closed the stream without sending trailers")
 }
 
 /// The rest of an answer; a broken connection becomes a status.
@@ -104,7 +69,7 @@ impl HttpBody for Relayed {
                 return Poll::Ready(Some(Ok(frame)));
             }
             None if this.ended => return Poll::Ready(None),
-            None => cut_off(),
+            None => Status::internal(CUT_OFF),
             Some(Err(error)) => Status::unavailable(error.to_string()),
         };
         this.rest = None;

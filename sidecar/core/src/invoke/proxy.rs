@@ -1,30 +1,68 @@
 //! Transparent proxying: a gRPC call of a service that no sidecar knows goes to the app its metadata names
 //! (contract `service-invocation`, section 5). Messages stay opaque bytes.
+//!
+//! A policy of the user covers a call up to the first message of its answer: from then on the answer streams, and
+//! what has been handed on cannot be taken back.
+
+mod single;
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use outrigger_components_api::name_resolution::ResolveRequest;
 use outrigger_model::GrpcCode;
+use outrigger_resiliency::{Failure, PolicyError};
 use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
 use tonic::body::Body as TonicBody;
 use tower::ServiceExt as _;
 
 use super::access::InvokeAccess;
+use super::frames::GRPC_STATUS;
 use super::headers::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID};
 use super::peer::{Lease, with_source};
+use super::replay::Replay;
 use super::target::{Target, parse};
 use super::{InvokeError, Invoker, wire};
 use crate::{Body, BodyError};
+use single::SingleMessage;
 
-/// The answer's messages and trailers, as they come.
+/// The text of Go's client for the same.
+pub const CUT_OFF: &str = "server closed the stream without sending trailers";
+/// Says that a call is a stream, which policies cover less far.
+const STREAM: &str = "dapr-stream";
+const ONE_MESSAGE_ONLY: &str = "cannot use resiliency policies with retries on streaming RPCs";
+
+/// An answer's messages and trailers, as they come.
 pub type ProxyBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// What came back.
+pub enum ProxyAnswer {
+    /// Nothing but a status, in trailers. Headers of such an answer are not handed on, as upstream has it.
+    Status(HeaderMap),
+    /// An answer with messages.
+    Stream {
+        /// Its headers.
+        headers: HeaderMap,
+        /// The beginning of its messages.
+        first: Bytes,
+        /// The rest, up to the trailers.
+        rest: ProxyBody,
+    },
+}
+
+/// A failed attempt under a policy.
+enum Attempt {
+    Answer(Box<ProxyAnswer>),
+    Error(InvokeError),
+}
 
 impl Invoker {
     /// Sends the call on and returns the answer as it comes.
@@ -36,7 +74,7 @@ impl Invoker {
         request: Request<Body>,
         access: &InvokeAccess,
         trace: Option<&TraceContext>,
-    ) -> Result<Response<ProxyBody>, InvokeError> {
+    ) -> Result<ProxyAnswer, InvokeError> {
         let target = target(request.headers())?;
         let Target::App { id, namespace } = parse(&target).map_err(unknown)? else {
             return Err(unknown(InvokeError::internal(format!("invalid app id {target}"))));
@@ -52,7 +90,7 @@ impl Invoker {
         &self,
         mut request: Request<Body>,
         access: &InvokeAccess,
-    ) -> Result<Response<ProxyBody>, InvokeError> {
+    ) -> Result<ProxyAnswer, InvokeError> {
         access.check(None, request.uri().path(), None)?;
         let Some(app) = self.parts.app.as_ref().and_then(|app| app.grpc()) else {
             return Err(InvokeError::status(
@@ -73,10 +111,11 @@ impl Invoker {
                 format!("connection error: desc = \"{}\"", with_source(&error)),
             )
         })?;
-        Ok(response.map(|body| {
+        peek(response.map(|body| {
             body.map_err(|status| BodyError::Connection(status.message().to_owned()))
                 .boxed_unsync()
         }))
+        .await
     }
 
     async fn proxy_to_peer(
@@ -85,11 +124,11 @@ impl Invoker {
         namespace: &str,
         mut request: Request<Body>,
         trace: Option<&TraceContext>,
-    ) -> Result<Response<ProxyBody>, InvokeError> {
+    ) -> Result<ProxyAnswer, InvokeError> {
         let callee =
             HeaderValue::from_str(app_id).map_err(|_| unknown(InvokeError::internal("invalid app id")))?;
         let headers = request.headers_mut();
-        headers.remove(APP_ID);
+        let named = headers.remove(APP_ID);
         headers.append(CALLER_APP_ID, self.own_app_id.clone());
         headers.append(CALLEE_APP_ID, callee);
         if let Some(trace) = trace {
@@ -98,12 +137,69 @@ impl Invoker {
                 headers.insert(GRPC_TRACE_BIN, binary);
             }
         }
+        let is_stream = headers.get(STREAM).is_some_and(is_truthy);
         let lookup = ResolveRequest {
             app_id: app_id.to_owned(),
             namespace: namespace.to_owned(),
             port: self.parts.internal_port,
         };
-        let address = self.parts.addresses.resolve(&lookup).await.map_err(unknown)?;
+        // Policies go by the name that the caller used.
+        let named = named.as_ref().and_then(|value| value.to_str().ok());
+        match named.filter(|name| !is_stream && self.parts.resiliency.has_app(name)) {
+            Some(name) => self.proxy_under_policy(name, &lookup, request).await,
+            None => self.send_to_peer(&lookup, request).await,
+        }
+    }
+
+    async fn proxy_under_policy(
+        &self,
+        name: &str,
+        lookup: &ResolveRequest,
+        request: Request<Body>,
+    ) -> Result<ProxyAnswer, InvokeError> {
+        let endpoint = format!("{name}:{}", request.uri().path());
+        let policy = self.parts.resiliency.app(name, &endpoint);
+        let (parts, body) = request.into_parts();
+        let second = Arc::new(AtomicBool::new(false));
+        let body = if policy.has_retry() {
+            let single = SingleMessage::new(body, second.clone());
+            Replay::new(Body::boxed(single), self.parts.max_message)
+        } else {
+            Replay::new(body, 0)
+        };
+        let run = policy.run(
+            |_| {
+                let outgoing = body.attempt();
+                let outgoing = outgoing.map(|body| Request::from_parts(parts.clone(), body));
+                let second = second.clone();
+                async move {
+                    let Some(outgoing) = outgoing else {
+                        return Err(Failure::permanent(Attempt::Error(super::not_again())));
+                    };
+                    let result = self.send_to_peer(lookup, outgoing).await;
+                    if second.load(Ordering::Acquire) {
+                        let error = InvokeError::status(GrpcCode::FailedPrecondition, ONE_MESSAGE_ONLY);
+                        return Err(Failure::permanent(Attempt::Error(error)));
+                    }
+                    classify(result)
+                }
+            },
+            |error| Attempt::Error(policy_error(error)),
+        );
+        match run.await {
+            Ok(answer) => Ok(answer),
+            Err(Attempt::Answer(answer)) => Ok(*answer),
+            Err(Attempt::Error(error)) => Err(error),
+        }
+    }
+
+    /// One attempt.
+    async fn send_to_peer(
+        &self,
+        lookup: &ResolveRequest,
+        mut request: Request<Body>,
+    ) -> Result<ProxyAnswer, InvokeError> {
+        let address = self.parts.addresses.resolve(lookup).await.map_err(unknown)?;
         let path = request.uri().path_and_query().cloned();
         let uri = http::Uri::builder()
             .scheme("http")
@@ -116,20 +212,91 @@ impl Invoker {
             )))
         })?;
         match self.parts.peers.send(&address, request).await {
-            Ok((response, lease)) => Ok(response.map(|body| {
-                Leased {
-                    inner: body,
-                    _lease: lease,
-                }
-                .boxed_unsync()
-            })),
+            Ok((response, lease)) => {
+                peek(response.map(|body| {
+                    Leased {
+                        inner: body,
+                        _lease: lease,
+                    }
+                    .boxed_unsync()
+                }))
+                .await
+            }
             Err(error) => {
                 self.parts.peers.forget(&address);
-                self.parts.addresses.forget(&lookup);
+                self.parts.addresses.forget(lookup);
                 Err(error)
             }
         }
     }
+}
+
+/// Waits for the first message, or for the end.
+async fn peek(response: Response<ProxyBody>) -> Result<ProxyAnswer, InvokeError> {
+    let unavailable = |text: String| InvokeError::status(GrpcCode::Unavailable, text);
+    let (parts, mut body) = response.into_parts();
+    if parts.headers.contains_key(GRPC_STATUS) {
+        return Ok(ProxyAnswer::Status(parts.headers));
+    }
+    if parts.status != StatusCode::OK {
+        let status = parts.status;
+        return Err(unavailable(format!(
+            "unexpected HTTP status code received from server: {status}"
+        )));
+    }
+    loop {
+        let frame = match body.frame().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Err(unavailable(error.to_string())),
+            None => return Err(InvokeError::status(GrpcCode::Internal, CUT_OFF)),
+        };
+        match frame.into_data() {
+            Ok(first) if first.is_empty() => {}
+            Ok(first) => {
+                return Ok(ProxyAnswer::Stream {
+                    headers: parts.headers,
+                    first,
+                    rest: body,
+                });
+            }
+            Err(frame) => return Ok(ProxyAnswer::Status(frame.into_trailers().unwrap_or_default())),
+        }
+    }
+}
+
+/// A status other than OK counts as a failure with its code.
+fn classify(result: Result<ProxyAnswer, InvokeError>) -> Result<ProxyAnswer, Failure<Attempt>> {
+    match result {
+        Ok(ProxyAnswer::Status(trailers)) => {
+            let code = trailers.get(GRPC_STATUS).and_then(|code| code.to_str().ok());
+            let code = code.and_then(|code| code.parse().ok()).unwrap_or(2);
+            let answer = ProxyAnswer::Status(trailers);
+            if code == 0 {
+                Ok(answer)
+            } else {
+                Err(Failure::with_code(Attempt::Answer(Box::new(answer)), code))
+            }
+        }
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            let code = error.code.as_i32();
+            Err(Failure::with_code(Attempt::Error(error), code))
+        }
+    }
+}
+
+fn policy_error(error: PolicyError) -> InvokeError {
+    match error {
+        PolicyError::Timeout => InvokeError::status(GrpcCode::DeadlineExceeded, "context deadline exceeded"),
+        PolicyError::CircuitOpen | PolicyError::TooManyRequests => {
+            InvokeError::status(GrpcCode::Unknown, error.to_string())
+        }
+    }
+}
+
+fn is_truthy(value: &HeaderValue) -> bool {
+    let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    matches!(value.as_str(), "y" | "yes" | "t" | "true" | "on" | "1")
 }
 
 /// The app a call is for: `dapr-callee-app-id` goes before `dapr-app-id`.
@@ -184,6 +351,28 @@ mod tests {
             )
         });
         pairs.collect()
+    }
+
+    #[test]
+    fn words_that_mean_yes_mark_a_stream() {
+        for (value, expected) in [("true", true), ("Y", true), ("1", true), ("0", false), ("", false)] {
+            assert_eq!(is_truthy(&HeaderValue::from_static(value)), expected, "{value}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_messages_is_a_status_whatever_its_headers() {
+        let trailers = headers(&[("grpc-status", "5"), ("x-t", "1")]);
+        let frames = [Ok::<_, BodyError>(Frame::trailers(trailers.clone()))];
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        let mut response = Response::new(body);
+        response.headers_mut().insert("x-h", HeaderValue::from_static("1"));
+        let Ok(ProxyAnswer::Status(found)) = peek(response).await else {
+            panic!("a status was sent");
+        };
+        assert_eq!(found, trailers);
+        let failed = classify(Ok(ProxyAnswer::Status(found)));
+        assert!(failed.is_err_and(|failure| failure.code == Some(5) && !failure.permanent));
     }
 
     #[test]
