@@ -355,7 +355,13 @@ mod tests {
 
     #[test]
     fn words_that_mean_yes_mark_a_stream() {
-        for (value, expected) in [("true", true), ("Y", true), ("1", true), ("0", false), ("", false)] {
+        for (value, expected) in [
+            ("true", true),
+            ("Y", true),
+            ("1", true),
+            ("0", false),
+            ("", false),
+        ] {
             assert_eq!(is_truthy(&HeaderValue::from_static(value)), expected, "{value}");
         }
     }
@@ -366,7 +372,9 @@ mod tests {
         let frames = [Ok::<_, BodyError>(Frame::trailers(trailers.clone()))];
         let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
         let mut response = Response::new(body);
-        response.headers_mut().insert("x-h", HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert("x-h", HeaderValue::from_static("1"));
         let Ok(ProxyAnswer::Status(found)) = peek(response).await else {
             panic!("a status was sent");
         };
