@@ -281,6 +281,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_host_is_understood_or_refused(text in "[a-z0-9.:,\\[\\] é]{0,30}", port in 0u16..) {
+            if let Ok(hosts) = hosts(&text, port) {
+                assert!(hosts.iter().all(|(host, _)| !host.is_empty()));
+            }
+        }
+    }
+
     #[test]
     fn plain_integers_are_milliseconds() {
         let settings = decode(&[

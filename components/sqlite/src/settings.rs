@@ -246,6 +246,15 @@ mod tests {
         assert_eq!(no_wal.pragmas, ["synchronous(FULL)", "journal_mode(DELETE)"]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_connection_string_is_understood_or_refused(text in ".{0,60}", query in "[a-z_=&%+?()0-9]{0,40}") {
+            if let Ok(parsed) = parse(&format!("{text}?{query}")) {
+                assert!(parsed.uri.to_lowercase().starts_with("file:"), "{}", parsed.uri);
+            }
+        }
+    }
+
     #[test]
     fn reserved_pragmas_and_unknown_locks_are_refused() {
         for name in ["busy_timeout", "journal_mode", "foreign_keys"] {

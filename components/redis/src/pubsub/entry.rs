@@ -1,7 +1,5 @@
 //! Entries of a stream: field `data` is the payload, field `metadata` a JSON object of texts, if there is any.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::pubsub::NewMessage;
@@ -23,10 +21,10 @@ pub(super) fn message(stream: &str, entry: &StreamId) -> NewMessage {
         Some(redis::Value::BulkString(bytes)) => Some(bytes),
         _ => None,
     };
-    let metadata = field("metadata").map(|json| {
+    let metadata = field("metadata").and_then(|json| {
         read_metadata(json).unwrap_or_else(|| {
             warn!(id = %entry.id, %stream, "metadata of a message is no JSON object of texts; left out");
-            BTreeMap::new()
+            None
         })
     });
     NewMessage {
@@ -39,16 +37,18 @@ pub(super) fn message(stream: &str, entry: &StreamId) -> NewMessage {
     }
 }
 
-fn read_metadata(json: &[u8]) -> Option<RequestMetadata> {
+/// `None` = unreadable; `null` is readable and says that there is none.
+fn read_metadata(json: &[u8]) -> Option<Option<RequestMetadata>> {
     match outrigger_gojson::parse(json).ok()? {
-        Value::Null => Some(BTreeMap::new()),
+        Value::Null => Some(None),
         Value::Object(members) => members
             .into_iter()
             .map(|(key, value)| match value {
                 Value::String(text) => Some((key, text)),
                 _ => None,
             })
-            .collect(),
+            .collect::<Option<RequestMetadata>>()
+            .map(Some),
         _ => None,
     }
 }
@@ -81,7 +81,8 @@ mod tests {
             "{\"a\":\"ü\",\"b\":\"\\u003c1\\u003e\"}"
         );
         let json = write_metadata(&metadata);
-        assert_eq!(read_metadata(&json), Some(metadata));
+        assert_eq!(read_metadata(&json), Some(Some(metadata)));
+        assert_eq!(read_metadata(b"null"), Some(None));
     }
 
     #[test]
