@@ -15,6 +15,21 @@ use crate::process::{Daprd, DaprdOptions, Port, Program, RedisServer, Running, f
 /// How long a driver may take for all its checks.
 const DRIVER_LIMIT: Duration = Duration::from_secs(240);
 
+/// Without a policy, Redis' component acknowledges what an app answers with RETRY, as upstream's does.
+const RETRIES: &str = "
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {name: again}
+spec:
+  policies:
+    retries:
+      again: {policy: constant, duration: 50ms, maxRetries: 5}
+  targets:
+    components:
+      pubsub:
+        inbound: {retry: again}
+";
+
 /// The repository's root folder.
 ///
 /// # Panics
@@ -91,6 +106,7 @@ impl World {
             ),
             component("memstore", "state.in-memory", &[]),
             component("pubsub", "pubsub.redis", &[("redisHost", &host)]),
+            RETRIES.to_owned(),
             component("mempubsub", "pubsub.in-memory", &[]),
             component(
                 "secrets",

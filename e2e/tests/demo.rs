@@ -9,11 +9,10 @@ use outrigger_e2e::sdk::root;
 async fn the_demo_tells_its_whole_story() {
     // Its ports are fixed, so that the README can name them.
     let _alone = exclusive("demo").await;
-    let bins = binary("outrigger");
-    binary("daprd");
-    let folder = bins
-        .parent()
-        .unwrap_or_else(|| panic!("a binary lies in a folder"));
+    let (outrigger, daprd) = (binary("outrigger"), binary("daprd"));
+    let folder = outrigger.parent();
+    assert_eq!(folder, daprd.parent());
+    let folder = folder.unwrap_or_else(|| panic!("a binary lies in a folder"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["xtask", "demo", "--once", "--bins"])

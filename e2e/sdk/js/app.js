@@ -54,7 +54,7 @@ async function main() {
   const topic = (name) => `js-${protocol}-${name}`;
   await server.pubsub.subscribe("pubsub", topic("plain"), note("plain"));
   await server.pubsub.subscribe("pubsub", topic("route"), note("route"), "/own-route");
-  await server.pubsub.subscribe("pubsub", topic("raw"), note("raw"), undefined, { rawPayload: "true" });
+  await server.pubsub.subscribe("pubsub", topic("raw"), note("raw"), undefined, { rawPayload: true });
   await server.pubsub.subscribe("pubsub", topic("retry"), twice("retry"));
   await server.pubsub.subscribeWithOptions("pubsub", topic("drop"), {
     deadLetterTopic: topic("dead"),

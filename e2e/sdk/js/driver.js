@@ -30,7 +30,7 @@ async function eventually(look, what) {
       return value;
     }
     if (Date.now() > end) {
-      throw new Error(`no ${what} within ${PATIENCE} ms`);
+      throw new Error(`no ${typeof what === "function" ? what() : what} within ${PATIENCE} ms`);
     }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -170,7 +170,7 @@ for (const protocol of ["http", "grpc"]) {
           last = answer.events;
           return last.find(wanted);
         },
-        `event in ${name} (got ${() => JSON.stringify(last)})`,
+        () => `event in ${name} (got ${JSON.stringify(last)})`,
       );
     };
     const mark = (data) => JSON.stringify(data).includes(protocol);

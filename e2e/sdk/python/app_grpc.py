@@ -60,11 +60,6 @@ def important(event: SubscriptionMessage):
     note("important", event)
 
 
-@app.subscribe("pubsub", "py-grpc-rules")
-def on_unimportant(event: SubscriptionMessage):
-    note("unimportant", event)
-
-
 @app.subscribe("pubsub", "py-grpc-retry")
 def on_retry(event: SubscriptionMessage):
     attempts[event.id()] = attempts.get(event.id(), 0) + 1

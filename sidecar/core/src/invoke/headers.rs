@@ -167,6 +167,10 @@ pub fn to_grpc(headers: &HeaderMap, origin: Origin, rename: bool) -> HeaderMap {
         if is_trace(text) || name == DESTINATION_APP_ID || is_authority || GRPC_TRANSPORT.contains(&text) {
             continue;
         }
+        // What a caller can decompress says nothing about us: an app that believes it sends what we cannot read.
+        if text == "grpc-accept-encoding" {
+            continue;
+        }
         if rename && origin == Origin::Http && is_reserved_by_grpc(text) {
             if let Some(renamed) = with_prefix(text) {
                 out.append(renamed, value.clone());
@@ -347,6 +351,7 @@ mod tests {
             ("x-b-bin", "AQID"),
             ("x-c-bin", "%%"),
             ("grpc-encoding", "gzip"),
+            ("grpc-accept-encoding", "gzip"),
             ("grpc-timeout", "1S"),
         ]);
         assert_eq!(
