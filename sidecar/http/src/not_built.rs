@@ -6,7 +6,7 @@ use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::Body;
 
 use crate::HandlerFuture;
-use crate::request::ApiRequest;
+use crate::request::{ApiRequest, malformed};
 use crate::router::Route;
 use crate::routes::route as declare;
 
@@ -38,6 +38,19 @@ fn no_placement() -> ApiError {
         GrpcCode::Unavailable,
         "placement service is not configured",
     )
+}
+
+/// Reminders and timers are read before anybody asks who is to keep them.
+fn actor(mut request: ApiRequest) -> HandlerFuture {
+    Box::pin(async move {
+        let path = request.parts.uri.path();
+        let kept = path.contains("/reminders/") || path.contains("/timers/");
+        if kept && WRITE.contains(&request.parts.method) {
+            let body = request.bytes().await.map_err(malformed)?;
+            outrigger_gojson::parse_first(&body).map_err(malformed)?;
+        }
+        Err::<Response<Body>, _>(no_placement())
+    })
 }
 
 fn binding(request: &ApiRequest) -> ApiError {
@@ -205,9 +218,7 @@ pub(crate) fn routes() -> Vec<Route> {
             &[Method::POST, Method::PUT, Method::DELETE],
         ),
     ] {
-        routes.push(declare("actors", "v1", "v1.0", pattern, methods, |_, _| {
-            fail(no_placement())
-        }));
+        routes.push(declare("actors", "v1", "v1.0", pattern, methods, |_, r| actor(r)));
     }
     for (group_version, version) in [
         ("v1", "v1.0"),
