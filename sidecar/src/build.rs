@@ -9,6 +9,7 @@ use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
 use outrigger_components_api::registry::Registry;
 use outrigger_gojson::Value;
 use outrigger_model::duration::GoDuration;
+use outrigger_process::Readiness;
 use outrigger_resiliency::Resiliency;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
@@ -18,7 +19,6 @@ use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use outrigger_sidecar_core::components::ComponentStore;
 use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
-use outrigger_sidecar_core::health::Readiness;
 use outrigger_sidecar_core::invoke::access::InvokeAccess;
 use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;

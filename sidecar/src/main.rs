@@ -7,6 +7,7 @@ mod register;
 mod run;
 mod wait;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use outrigger_process::Environment;
@@ -23,16 +24,16 @@ fn main() -> ExitCode {
     match config::parse(args, environment.clone()) {
         Invocation::Run { config, notices } => {
             for notice in notices {
-                eprintln!("{notice}");
+                tell(&format!("{notice}\n"));
             }
             run_sidecar(*config, &environment)
         }
         Invocation::Help(text) => {
-            eprint!("{text}");
+            tell(&text);
             ExitCode::SUCCESS
         }
         Invocation::Usage { error, usage } => {
-            eprintln!("{error}\n{usage}");
+            tell(&format!("{error}\n{usage}\n"));
             ExitCode::from(2)
         }
         Invocation::Version => {
@@ -57,6 +58,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to the error output; unlike `eprint!` it does not panic when nobody reads it any more.
+fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// One thread serves everything unless the environment asks for more: a sidecar's work is moving bytes, and one

@@ -373,8 +373,11 @@ impl Servers {
         let grpc = GrpcApi::new(built.core.clone(), built.grpc.clone());
         let ports = listeners.ports;
         let info = |text: String| tracing::info!(target: "dapr.runtime", "{text}");
+        let serving = |name: &'static str| built.core.readiness.register(name);
         if let Some(metrics) = listeners.metrics {
-            self.tasks.spawn(metrics.run(self.stop.clone()));
+            let running = metrics.run(self.stop.clone());
+            self.tasks
+                .spawn(while_ready(serving("metrics-exporter"), running));
         }
         for listener in listeners.http {
             self.tasks.spawn(outrigger_sidecar_http::serve(
@@ -401,12 +404,12 @@ impl Servers {
             .into_iter()
             .map(|listener| (Server::Internal, Socket::Tcp(listener)));
         for (server, socket) in grpc_listeners.chain(internal) {
-            self.tasks.spawn(outrigger_sidecar_grpc::serve(
-                grpc.clone(),
-                server,
-                socket,
-                self.stop.clone(),
-            ));
+            let target = serving(match server {
+                Server::Api => "grpc-api-server",
+                Server::Internal => "grpc-internal-server",
+            });
+            let running = outrigger_sidecar_grpc::serve(grpc.clone(), server, socket, self.stop.clone());
+            self.tasks.spawn(while_ready(target, running));
         }
         match listeners.unix {
             Some((http_socket, grpc_socket)) => {
@@ -417,12 +420,8 @@ impl Servers {
                     self.stop.clone(),
                 ));
                 let socket = Socket::Unix(grpc_socket);
-                self.tasks.spawn(outrigger_sidecar_grpc::serve(
-                    grpc,
-                    Server::Api,
-                    socket,
-                    self.stop.clone(),
-                ));
+                let running = outrigger_sidecar_grpc::serve(grpc, Server::Api, socket, self.stop.clone());
+                self.tasks.spawn(while_ready(serving("grpc-api-server"), running));
                 info("HTTP server is running on a Unix Domain Socket".into());
                 info("API gRPC server is running on a Unix Domain Socket".into());
             }
@@ -441,6 +440,13 @@ impl Servers {
             ports.internal_grpc
         ));
     }
+}
+
+/// Runs a server; its health target is ready as long as it runs.
+async fn while_ready(target: outrigger_process::readiness::Target, server: impl Future<Output = ()>) {
+    target.ready();
+    server.await;
+    target.not_ready();
 }
 
 /// Deliveries to the app.
@@ -464,7 +470,7 @@ impl AppTasks {
         config: SidecarConfig,
         app: Option<Arc<AppChannel>>,
         health: Option<outrigger_sidecar_core::app::AppHealth>,
-        ready: outrigger_sidecar_core::health::Target,
+        ready: outrigger_process::readiness::Target,
         started: Instant,
     ) {
         let app_state = app

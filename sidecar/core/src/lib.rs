@@ -9,7 +9,6 @@ pub mod body;
 pub mod components;
 pub mod config;
 pub mod cork;
-pub mod health;
 pub mod identity;
 pub mod invoke;
 pub mod metadata;

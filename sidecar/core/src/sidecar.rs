@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Identity;
 use crate::components::ComponentStore;
-use crate::health::Readiness;
 use crate::invoke::Invoker;
 use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata};
 use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
 use crate::state::StateService;
+use outrigger_process::Readiness;
 
 /// Starts spans; `None` inside = tracing is off (`samplingRate: "0"`).
 #[derive(Debug, Clone, Copy)]

@@ -118,6 +118,26 @@ pub(crate) fn from_invoke(error: &InvokeError) -> Status {
     Status::new(Code::from_i32(error.code.as_i32()), error.message.clone())
 }
 
+/// A message over the limit: tonic says OUT_OF_RANGE in its own words, Dapr's servers RESOURCE_EXHAUSTED in Go's.
+pub(crate) fn reword_size_limit(headers: &mut http::HeaderMap) {
+    if let Some(status) = Status::from_header_map(headers).as_ref().and_then(size_limit)
+        // Fails only for bytes that no header can have, and the text has none.
+        && status.add_header(headers).is_err()
+    {
+        tracing::debug!("a status could not be written: {status}");
+    }
+}
+
+fn size_limit(status: &Status) -> Option<Status> {
+    let sizes = status
+        .message()
+        .strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
+    let limit = limit.strip_suffix(" bytes")?;
+    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+    Some(Status::new(tonic::Code::ResourceExhausted, text))
+}
+
 /// Metadata maps of requests and answers.
 pub(crate) fn map(map: HashMap<String, String>) -> BTreeMap<String, String> {
     map.into_iter().collect()

@@ -63,6 +63,7 @@ impl GrpcApi {
             Ok(response) => response,
             Err(never) => match never {},
         };
+        error::reword_size_limit(response.headers_mut());
         if let Some(span) = span
             && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
         {
