@@ -28,7 +28,7 @@ fn options(resources: &[&str]) -> DaprdOptions {
 /// Names of the components that the metadata API lists.
 async fn loaded(sidecar: &Daprd) -> Vec<String> {
     let answer = get(sidecar.http_port(), "/v1.0/metadata").await;
-    let metadata: Value = serde_json::from_slice(&answer.body).unwrap();
+    let metadata: Value = serde_json::from_slice(&answer.body).expect("metadata is JSON");
     let list = metadata["components"].as_array().cloned().unwrap_or_default();
     list.iter()
         .map(|c| c["name"].as_str().unwrap_or_default().to_owned())
@@ -46,7 +46,7 @@ fn log_has(sidecar: &mut Daprd, parts: &[&str]) {
 
 /// Starts a sidecar that must end with exit code 1 and this fatal text.
 async fn ends_with(options: &DaprdOptions, fatal: &str) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("there is a folder for temporary files");
     let mut sidecar = Daprd::start(options, dir.path());
     let exit = sidecar.process().wait_exit(Duration::from_secs(30)).await;
     assert_eq!(exit.expect("it ends by itself").code(), Some(1));

@@ -116,6 +116,8 @@ where
 {
     let mut builder = Builder::new(TokioExecutor::new());
     let head = api.options.read_buffer_size.saturating_add(HEADER_SLACK);
+    // Not `pipeline_flush`: with it, refusals of a head that is too large or no HTTP (431, 400) never get out, because
+    // the rest of that head is still in the buffer.
     builder
         .http1()
         .timer(TokioTimer::new())
