@@ -285,6 +285,8 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         ready.not_ready();
         subscriptions.tasks.close();
         subscriptions.tasks.wait().await;
+        // Also where no app ever came and nothing ran; a server waits for its streams.
+        core.pubsub.close_streams();
         if let Some(resolver) = resolver {
             resolver.close().await;
         }

@@ -63,14 +63,16 @@ const TABLE: &[Row] = &[
         why: "the domain's words, which everyone shares, stay free of any technique",
     },
     Row {
-        who: &[
-            "outrigger-cloudevents",
-            "outrigger-rules",
-            "outrigger-trace-context",
-        ],
+        who: &["outrigger-cloudevents", "outrigger-trace-context"],
         ours: &["outrigger-gojson", "outrigger-model"],
         never: IO,
-        why: "formats and rules: pure, so that they can be tested by table and by property",
+        why: "formats: pure, so that they can be tested by table and by property",
+    },
+    Row {
+        who: &["outrigger-rules"],
+        ours: &["outrigger-cloudevents", "outrigger-gojson", "outrigger-model"],
+        never: IO,
+        why: "rules about events: as pure as the events",
     },
     Row {
         who: &["outrigger-resources"],
