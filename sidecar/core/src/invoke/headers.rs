@@ -212,6 +212,27 @@ pub fn wire_key(name: &HeaderName, origin: Origin) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// How many of the values under an identity name are the HTTP caller's own and not ours: ours stands last. Upstream
+/// keeps the two apart by their spelling, and so do we, that nobody takes the caller's word for ours.
+pub(super) fn foreign_values(name: &HeaderName, origin: Origin, count: usize) -> usize {
+    if origin == Origin::Grpc {
+        0
+    } else if *name == DESTINATION_APP_ID {
+        count
+    } else if *name == CALLER_APP_ID || *name == CALLER_NAMESPACE || *name == CALLEE_APP_ID {
+        count.saturating_sub(1)
+    } else {
+        0
+    }
+}
+
+/// [`canonical`], appended to a buffer.
+pub(super) fn put_canonical(out: &mut Vec<u8>, name: &HeaderName) {
+    let start = out.len();
+    out.extend_from_slice(name.as_str().as_bytes());
+    make_canonical(&mut out[start..]);
+}
+
 /// As [`wire_key`], appended to a buffer.
 pub(super) fn put_wire_key(out: &mut Vec<u8>, name: &HeaderName, origin: Origin) {
     let start = out.len();

@@ -16,7 +16,8 @@ use prost::encoding::{
 };
 
 use super::headers::{
-    CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, put_wire_key, wire_key_len, wire_value,
+    CALLEE_APP_ID, DESTINATION_APP_ID, append_wire_value, foreign_values, put_canonical, put_wire_key,
+    wire_key_len, wire_value,
 };
 use super::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
 
@@ -117,6 +118,8 @@ struct Entry<'a, V> {
     name: &'a HeaderName,
     origin: Origin,
     values: V,
+    /// The caller's values under one of our names.
+    is_foreign: bool,
 }
 
 impl<'a, V> Entry<'a, V>
@@ -124,7 +127,12 @@ where
     V: IntoIterator<Item = &'a HeaderValue> + Clone,
 {
     const fn new(name: &'a HeaderName, origin: Origin, values: V) -> Self {
-        Self { name, origin, values }
+        Self {
+            name,
+            origin,
+            values,
+            is_foreign: false,
+        }
     }
 
     fn list_len(&self) -> usize {
@@ -145,7 +153,11 @@ where
     fn put(&self, out: &mut Vec<u8>, field: u8) {
         put_len(out, field, self.entry_len());
         put_len(out, 1, wire_key_len(self.name, self.origin));
-        put_wire_key(out, self.name, self.origin);
+        if self.is_foreign {
+            put_canonical(out, self.name);
+        } else {
+            put_wire_key(out, self.name, self.origin);
+        }
         put_len(out, 2, self.list_len());
         for value in self.values.clone() {
             let value = wire_value(self.name, value);
@@ -182,14 +194,30 @@ fn entries(
 ) -> impl Iterator<Item = Entry<'_, impl Iterator<Item = &HeaderValue> + Clone>> {
     // Values of one name follow each other in a header map.
     let mut all = headers.iter().peekable();
+    let values = |first, more| std::iter::once(first).chain(MoreValues(more, 0));
+    let mut ours = None;
     std::iter::from_fn(move || {
+        if ours.is_some() {
+            return ours.take();
+        }
         let (name, first) = all.next()?;
         let mut more = Vec::new();
         while let Some((_, value)) = all.next_if(|(next, _)| std::ptr::eq(*next, name)) {
             more.push(value);
         }
-        let values = std::iter::once(first).chain(MoreValues(more, 0));
-        Some(Entry::new(name, origin, values))
+        let foreign = foreign_values(name, origin, more.len() + 1);
+        if foreign == 0 {
+            return Some(Entry::new(name, origin, values(first, more)));
+        }
+        let own = if foreign == more.len() + 1 {
+            None
+        } else {
+            more.pop()
+        };
+        ours = own.map(|own| Entry::new(name, origin, values(own, Vec::new())));
+        let mut entry = Entry::new(name, origin, values(first, more));
+        entry.is_foreign = true;
+        Some(entry)
     })
 }
 
@@ -372,6 +400,8 @@ mod tests {
             ("dapr-callee-app-id", "last"),
             ("forwarded", "for=1;by=2"),
             ("dapr-authority", "host:1"),
+            ("dapr-caller-app-id", "caller"),
+            ("destination-app-id", "evil"),
             ("x-raw-bin", "AQ"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));

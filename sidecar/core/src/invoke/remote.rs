@@ -3,7 +3,7 @@
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use outrigger_model::GrpcCode;
-use outrigger_trace_context::GRPC_TRACE_BIN;
+use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
 
 use super::frames::{self, Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
 use super::lead::{self, ResponseLead};
@@ -153,7 +153,8 @@ fn http_request(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
     if let Some(trace) = &request.trace {
-        trace.write_request_headers(headers);
+        // The state of the trace travels among the caller's headers inside the message.
+        headers.insert(HeaderName::from_static(TRACEPARENT), trace.header_value());
         if let Ok(binary) = HeaderValue::from_str(&wire::unpadded(&trace.to_binary())) {
             headers.insert(HeaderName::from_static(GRPC_TRACE_BIN), binary);
         }

@@ -11,10 +11,10 @@ use outrigger_proto::common::v1 as common;
 use outrigger_proto::internals::v1::{
     InternalInvokeRequest, InternalInvokeResponse, ListStringValue, Status,
 };
-use outrigger_trace_context::TraceContext;
+use outrigger_trace_context::{TRACESTATE, TraceContext};
 use prost::Message as _;
 
-use super::headers::{append_wire, wire_key, wire_value};
+use super::headers::{append_wire, canonical, foreign_values, wire_key, wire_value};
 use super::lead::{RequestLead, ResponseLead};
 use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 use crate::Body;
@@ -31,12 +31,19 @@ pub(super) fn unpadded(bytes: &[u8]) -> String {
 pub fn metadata(headers: &HeaderMap, origin: Origin) -> HashMap<String, ListStringValue> {
     let mut out = HashMap::with_capacity(headers.keys_len());
     for name in headers.keys() {
-        let values = headers
+        let mut values: Vec<String> = headers
             .get_all(name)
             .iter()
             .map(|value| wire_value(name, value).into_owned())
             .collect();
-        out.insert(wire_key(name, origin), ListStringValue { values });
+        let foreign = values.drain(..foreign_values(name, origin, values.len()));
+        let foreign: Vec<String> = foreign.collect();
+        if !foreign.is_empty() {
+            out.insert(canonical(name.as_str()), ListStringValue { values: foreign });
+        }
+        if !values.is_empty() {
+            out.insert(wire_key(name, origin), ListStringValue { values });
+        }
     }
     out
 }
@@ -126,8 +133,14 @@ pub fn to_request(
 pub fn lead_to_request(
     lead: RequestLead,
     body: Body,
-    trace: Option<TraceContext>,
+    mut trace: Option<TraceContext>,
 ) -> Result<InvokeRequest, InvokeError> {
+    if let Some(trace) = trace.as_mut().filter(|trace| trace.state.is_empty())
+        && let Some(state) = lead.headers.get(TRACESTATE)
+        && let Ok(state) = state.to_str()
+    {
+        trace.state = state.into();
+    }
     let invalid = |text: &str| InvokeError::status(GrpcCode::InvalidArgument, text);
     let message = lead
         .message
