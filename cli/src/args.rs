@@ -32,6 +32,23 @@ pub(crate) enum Command {
     Guard,
 }
 
+/// The long names of the flags really given to the subcommand, without those from the environment.
+pub(crate) fn given_flags(matches: &clap::ArgMatches) -> Vec<String> {
+    use clap::CommandFactory;
+    use clap::parser::ValueSource;
+    let Some((name, matches)) = matches.subcommand() else {
+        return Vec::new();
+    };
+    let command = Cli::command();
+    let flags = command.find_subcommand(name).map(clap::Command::get_arguments);
+    flags
+        .into_iter()
+        .flatten()
+        .filter(|flag| matches.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine))
+        .filter_map(|flag| flag.get_long().map(str::to_owned))
+        .collect()
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -183,6 +200,23 @@ mod tests {
         let args = run(&["--app-id", "a", "node", "app.js", "-p", "1"]);
         assert_eq!(args.command, ["node", "app.js", "-p", "1"]);
         assert_eq!(args.settings.app_port, None);
+    }
+
+    #[test]
+    fn given_flags_are_those_of_the_command_line() {
+        let words = [
+            "outrigger",
+            "run",
+            "-p",
+            "80",
+            "--app-id=x",
+            "-d",
+            "r",
+            "--",
+            "cmd",
+        ];
+        let matches = Cli::command().try_get_matches_from(words).unwrap();
+        assert_eq!(given_flags(&matches), ["app-id", "app-port", "resources-path"]);
     }
 
     #[test]

@@ -21,12 +21,14 @@ mod stop;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use args::{Cli, Command};
-use clap::Parser;
+use args::{Cli, Command, given_flags};
+use clap::{CommandFactory, FromArgMatches};
 use env::Env;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let given = given_flags(&matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let env = Env::new(std::env::vars_os());
     if matches!(cli.command, Command::Guard) {
         return process::guard::main();
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(dispatch(cli.command, env)) {
+    match runtime.block_on(dispatch(cli.command, &given, env)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("outrigger: {error:#}");
@@ -48,12 +50,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one command; the value is the exit code.
-async fn dispatch(command: Command, env: Env) -> anyhow::Result<u8> {
+/// Runs one command; the value is the exit code. `given`: the flags on its command line, by name.
+async fn dispatch(command: Command, given: &[String], env: Env) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => {
             let terminal = std::io::stdout().is_terminal();
-            run::run(*args, &env, terminal).await
+            run::run(*args, given, &env, terminal).await
         }
         Command::List(args) => list::run(&args).await,
         Command::Stop(args) => stop::run(&args).await,

@@ -29,12 +29,12 @@ use crate::settings::Settings;
 
 pub(crate) use runfile::template_path;
 
-/// Runs until everything ended; the value is the exit code: that of the first app that failed, 1 if a sidecar
+/// Runs until everything ended. `given` are the flags on the command line, by name. The value is the exit code: that of the first app that failed, 1 if a sidecar
 /// failed, 0 if all ended well or were stopped.
 ///
 /// # Errors
 /// If something is wrong before the first process starts.
-pub(crate) async fn run(args: RunArgs, env: &Env, terminal: bool) -> anyhow::Result<u8> {
+pub(crate) async fn run(args: RunArgs, given: &[String], env: &Env, terminal: bool) -> anyhow::Result<u8> {
     let RunArgs {
         settings,
         run_file,
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: RunArgs, env: &Env, terminal: bool) -> anyhow::Res
         bail!("-k is not supported: outrigger runs apps as processes of this machine only");
     }
     let job = match run_file {
-        Some(path) => from_file(&path, settings, &command)?,
+        Some(path) => from_file(&path, settings, given, &command)?,
         None => Job {
             template: None,
             settings: vec![Settings {
@@ -65,7 +65,10 @@ struct Job {
     warnings: Vec<String>,
 }
 
-fn from_file(path: &Path, flags: Settings, command: &[String]) -> anyhow::Result<Job> {
+/// Flags that go together with a run file: they are about the whole run.
+const WITH_FILE: [&str; 3] = ["run-file", "runtime-path", "log-as-json"];
+
+fn from_file(path: &Path, flags: Settings, given: &[String], command: &[String]) -> anyhow::Result<Job> {
     if !command.is_empty() {
         bail!("a command and --run-file exclude each other: the file has the apps' commands");
     }
@@ -77,13 +80,19 @@ fn from_file(path: &Path, flags: Settings, command: &[String]) -> anyhow::Result
         ..Settings::default()
     };
     let settings = file.apps.into_iter().map(|app| app.or(&whole_run)).collect();
+    let mut warnings = file.warnings;
+    for flag in given.iter().filter(|flag| !WITH_FILE.contains(&flag.as_str())) {
+        warnings.push(format!(
+            "--{flag} has no effect with --run-file: say it in the file"
+        ));
+    }
     Ok(Job {
         template: Some(plan::Template {
             path: file.path,
             name: file.name,
         }),
         settings,
-        warnings: file.warnings,
+        warnings,
     })
 }
 

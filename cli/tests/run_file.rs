@@ -143,6 +143,27 @@ fn one_app_of_a_file_can_be_stopped_and_the_others_go_on() {
 }
 
 #[test]
+fn flags_that_the_file_decides_are_warned_about() {
+    let world = World::new();
+    std::fs::create_dir(world.path("one")).unwrap();
+    world.write(
+        "dapr.yaml",
+        "apps: [{appID: flagged, appDirPath: one, command: [\"true\"], extra: 1}]\n",
+    );
+    let mut run = world.start(&["run", "-f", ".", "--app-port", "80", "--log-as-json"]);
+    assert_eq!(run.wait(), 0, "{}", run.log());
+    let log = run.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("warning")).collect();
+    assert_eq!(
+        warnings,
+        [
+            "outrigger     | warning: app number 1 of the run file has the unknown key extra",
+            "outrigger     | warning: --app-port has no effect with --run-file: say it in the file",
+        ]
+    );
+}
+
+#[test]
 fn an_app_that_cannot_start_ends_the_whole_run() {
     let world = World::new();
     let file = world.write(
