@@ -16,9 +16,12 @@ use tokio::time::Sleep;
 /// How long the client gets to read the answer.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// A stream that is closed gently.
+/// A stream that is closed gently while the client is sending, and at once when it is silent: an idle connection does
+/// not hold up the end of the process.
 pub(crate) struct Lingering<S> {
     stream: S,
+    /// The last read brought something; with an idle connection it waits.
+    is_receiving: bool,
     closing: Option<Pin<Box<Sleep>>>,
 }
 
@@ -26,6 +29,7 @@ impl<S> Lingering<S> {
     pub(crate) const fn new(stream: S) -> Self {
         Self {
             stream,
+            is_receiving: false,
             closing: None,
         }
     }
@@ -37,7 +41,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.is_receiving = polled.is_ready() && buf.filled().len() > before;
+        polled
     }
 }
 
@@ -66,6 +73,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         let this = &mut *self;
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if !this.is_receiving {
+                return Poll::Ready(Ok(()));
+            }
         }
         let deadline = this
             .closing
@@ -104,6 +114,7 @@ mod tests {
             answer
         };
         let closing = async {
+            server.read_exact(&mut [0; 10]).await.unwrap();
             server.write_all(b"answer").await.unwrap();
             server.shutdown().await.unwrap();
         };
@@ -113,9 +124,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_closes_is_left_after_a_moment() {
-        let (_client, server) = tokio::io::duplex(64);
+        let (mut client, server) = tokio::io::duplex(64);
+        client.write_all(b"some").await.unwrap();
+        let mut server = Lingering::new(server);
+        server.read_exact(&mut [0; 4]).await.unwrap();
         let before = tokio::time::Instant::now();
-        Lingering::new(server).shutdown().await.unwrap();
+        server.shutdown().await.unwrap();
         assert_eq!(before.elapsed().as_millis() / 10, LINGER.as_millis() / 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_closed_at_once() {
+        let (_client, server) = tokio::io::duplex(64);
+        let mut server = Lingering::new(server);
+        let waiting = tokio::time::timeout(Duration::from_millis(1), server.read_u8()).await;
+        assert!(waiting.is_err());
+        let before = tokio::time::Instant::now();
+        server.shutdown().await.unwrap();
+        assert!(before.elapsed().is_zero());
     }
 }
