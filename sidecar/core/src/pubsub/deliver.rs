@@ -77,6 +77,8 @@ pub enum BatchOutcome {
     AllDropped,
     /// None was taken.
     Refused(Refusal),
+    /// The subscriber is gone for good: the entries belong to somebody else.
+    Closed,
 }
 
 /// What a subscriber says about one entry.
@@ -186,6 +188,7 @@ impl Consumer {
                     "error deserializing cloud event in pubsub {} and topic {}: {error}",
                     self.spec.pubsub, message.topic
                 );
+                tracing::error!(target: "dapr.runtime", "{text}");
                 return self.give_up(&message, Refusal::new(text)).await;
             }
         };
@@ -212,6 +215,7 @@ impl Consumer {
                     self.spec.pubsub,
                     message.topic
                 );
+                tracing::error!(target: "dapr.runtime", "{text}");
                 return self.give_up(&message, Refusal::new(text)).await;
             }
         };
@@ -343,7 +347,6 @@ impl Consumer {
 
     /// A message that cannot be delivered: to the dead letter topic, or back to the broker.
     async fn give_up(&self, message: &NewMessage, refusal: Refusal) -> Result<(), HandlerError> {
-        tracing::warn!(target: "dapr.runtime", "{}", refusal.text);
         if let Some(topic) = &self.spec.dead_letter
             && self.dead_letter(topic, message).await.is_ok()
         {

@@ -287,6 +287,10 @@ impl Undone {
                 self.retry.clear();
                 return Ok(());
             }
+            BatchOutcome::Closed => {
+                self.closed = true;
+                return Err(Failure::permanent(()));
+            }
             BatchOutcome::Refused(refusal) => {
                 for kept in self.retry.values_mut() {
                     *kept = refusal.clone();

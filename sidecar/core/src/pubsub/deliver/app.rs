@@ -22,8 +22,9 @@ impl AppSubscriber {
 #[async_trait]
 impl Subscriber for AppSubscriber {
     async fn deliver(&self, delivery: &Delivery) -> Outcome {
-        if let Err(error) = self.app.check_health() {
-            return Outcome::Refused(Refusal::undelivered(error.to_string()));
+        // The subscription is about to stop. Nobody has seen the event: it is no case for the dead letter topic.
+        if self.app.check_health().is_err() {
+            return Outcome::Closed;
         }
         let slot = self.app.slot().await;
         if let Some(app) = self.app.http() {
@@ -38,8 +39,8 @@ impl Subscriber for AppSubscriber {
     }
 
     async fn deliver_batch(&self, batch: &Batch, entries: &[usize]) -> BatchOutcome {
-        if let Err(error) = self.app.check_health() {
-            return BatchOutcome::Refused(Refusal::undelivered(error.to_string()));
+        if self.app.check_health().is_err() {
+            return BatchOutcome::Closed;
         }
         let slot = self.app.slot().await;
         if let Some(app) = self.app.http() {

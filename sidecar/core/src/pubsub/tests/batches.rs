@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use outrigger_components_api::pubsub::HandlerError;
+
 use super::fakes::{FakeSubscriber, World, retries, settle, spec};
 use crate::pubsub::SubscriptionSpec;
 use crate::pubsub::deliver::EntryStatus::{Drop, Retry, Success};
@@ -75,4 +77,20 @@ async fn a_closing_subscription_sends_what_it_has_gathered_at_once() {
     assert_eq!(waiting.await.unwrap(), Ok(()));
     assert_eq!(*subscriber.batches.lock().unwrap(), [1]);
     assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_for_a_subscriber_that_is_gone_go_back_and_not_to_the_dead_letter_topic() {
+    let world = World::with(retries(3), &[], None).await;
+    let subscriber = FakeSubscriber::of_batches([vec![Success, Retry], vec![]]);
+    let with_dead_letter = SubscriptionSpec {
+        dead_letter: Some("dead".into()),
+        ..bulk(2)
+    };
+    let _active = world.start(with_dead_letter, &subscriber).await;
+    let waiting = [world.broker.send("t", "{}"), world.broker.send("t", "{}")];
+    let [first, second] = waiting;
+    assert_eq!(first.await.unwrap(), Ok(()));
+    assert_eq!(second.await.unwrap(), Err(HandlerError::Closed));
+    assert!(world.broker.published_topics().is_empty());
 }

@@ -143,7 +143,7 @@ impl FakeSubscriber {
         })
     }
 
-    /// Statuses of the entries in turn, for each batch.
+    /// Statuses of the entries in turn, for each batch; none at all = the subscriber is gone.
     pub(super) fn of_batches(
         answers: impl IntoIterator<Item = Vec<crate::pubsub::deliver::EntryStatus>>,
     ) -> Arc<Self> {
@@ -178,6 +178,9 @@ impl Subscriber for FakeSubscriber {
         self.batches.lock().unwrap().push(entries.len());
         self.gate.acquire().await.unwrap().forget();
         let statuses = next(&self.batch_answers);
+        if statuses.is_empty() {
+            return BatchOutcome::Closed;
+        }
         let ids = entries.iter().map(|index| batch.entries[*index].id.clone());
         BatchOutcome::Statuses(ids.zip(statuses).collect())
     }
