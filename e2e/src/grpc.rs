@@ -6,12 +6,14 @@
 //! schema   messages by name: JSON of the vectors <-> bytes
 //! frame    gRPC over HTTP/2: message frames, metadata, statuses
 //! client   performs calls                          app      the scripted gRPC app, or internal server
+//! apps     apps of either kind
 //! payload  streams of payload frames               compare  recorded against observed, with differences in words
 //! group    sidecars, apps, Redis of one setup      steps    performs one case on a running group
 //! topic    one file; rules and exceptions as for the HTTP vectors
 //! ```
 
 pub mod app;
+pub mod apps;
 pub mod client;
 pub mod compare;
 pub mod frame;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use prost_reflect::MethodDescriptor;
 use serde_json::{Map, Value, json};
 
+use super::apps::without_framing;
 use super::client::{Call, Progress};
-use super::group::{Group, without_framing};
+use super::group::Group;
 use super::vector::{Case, Http, Send, Step, expand};
 use super::{compare, frame, payload, schema};
 use crate::http::client::{Answer, Request};
