@@ -81,7 +81,11 @@ const STEPS: &[Step] = &[
                 "--locked",
                 "--quiet",
             ];
-            check(cargo(&root()?).args(doc).env("RUSTDOCFLAGS", "-D warnings"))
+            check(
+                cargo(&root()?)
+                    .args(doc)
+                    .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
+            )
         },
     },
     Step {

@@ -1,6 +1,6 @@
 //! CloudEvents as Dapr builds and reads them (contract `pubsub`, sections 1, 4, 6 and 7).
 //!
-//! - [`build`]: publishing. Wraps data into an event, or completes an event that the publisher brought.
+//! - [`build()`]: publishing. Wraps data into an event, or completes an event that the publisher brought.
 //! - [`Event::parse`], [`Event::wrap_raw`], [`Event::from_binary`]: delivery. What a subscriber gets.
 //! - [`bulk`]: the list forms of both.
 //!
