@@ -133,6 +133,10 @@ impl Database {
     }
 }
 
+/// How long a pragma waits for another process, and how often it looks.
+const PRAGMA_PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);
+const PRAGMA_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// A connection with its pragmas set. Texts and blobs only, so threads need no locks of SQLite's own.
 fn open(settings: &Connection) -> Result<rusqlite::Connection, String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -143,11 +147,28 @@ fn open(settings: &Connection) -> Result<rusqlite::Connection, String> {
         rusqlite::Connection::open_with_flags(&settings.uri, flags).map_err(|error| error.to_string())?;
     connection.set_prepared_statement_cache_capacity(32);
     for pragma in &settings.pragmas {
-        connection
-            .execute_batch(&format!("PRAGMA {pragma}"))
-            .map_err(|error| format!("PRAGMA {pragma}: {error}"))?;
+        set_pragma(&connection, pragma).map_err(|error| format!("PRAGMA {pragma}: {error}"))?;
     }
     Ok(connection)
+}
+
+/// Sets a pragma, waiting for other processes: SQLite's own busy time-out does not cover the change of the journal
+/// mode, so of two sidecars that open a new file at once one would fail.
+fn set_pragma(connection: &rusqlite::Connection, pragma: &str) -> Result<(), rusqlite::Error> {
+    let deadline = std::time::Instant::now() + PRAGMA_PATIENCE;
+    loop {
+        let result = connection.execute_batch(&format!("PRAGMA {pragma}"));
+        let busy = result.as_ref().is_err_and(|error| {
+            matches!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+            )
+        });
+        if !busy || std::time::Instant::now() >= deadline {
+            return result;
+        }
+        std::thread::sleep(PRAGMA_PAUSE);
+    }
 }
 
 fn closed() -> StateError {
@@ -157,4 +178,31 @@ fn closed() -> StateError {
 /// SQLite's own words.
 pub(crate) fn failed(error: rusqlite::Error) -> StateError {
     StateError::other(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two sidecars of one run open the default store's file at the same moment, when it doesn't exist yet.
+    #[test]
+    fn a_new_file_can_be_opened_by_many_at_once() {
+        for round in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(format!("{round}.db"));
+            let settings = Connection {
+                uri: format!("file:{}", path.display()),
+                in_memory: false,
+                pragmas: vec!["busy_timeout(2000)".into(), "journal_mode(WAL)".into()],
+                begin: "BEGIN IMMEDIATE",
+                timeout: std::time::Duration::from_secs(5),
+            };
+            std::thread::scope(|scope| {
+                let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| open(&settings).map(drop))).collect();
+                for handle in opened {
+                    assert_eq!(handle.join().unwrap(), Ok(()));
+                }
+            });
+        }
+    }
 }
