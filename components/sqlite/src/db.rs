@@ -198,7 +198,9 @@ mod tests {
                 timeout: std::time::Duration::from_secs(5),
             };
             std::thread::scope(|scope| {
-                let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| open(&settings).map(drop))).collect();
+                let opened: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| open(&settings).map(drop)))
+                    .collect();
                 for handle in opened {
                     assert_eq!(handle.join().unwrap(), Ok(()));
                 }
