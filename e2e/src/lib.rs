@@ -8,5 +8,6 @@
 pub mod ask;
 pub mod grpc;
 pub mod http;
+pub mod kube;
 pub mod process;
 pub mod sdk;

@@ -1,5 +1,6 @@
 //! What checks and tests need beside the Rust toolchain, installed once and found again in a moment:
-//! Debian's `redis-server`, cargo-deny, and the official SDKs in `.cache/venv` (Python) and `.cache/npm` (JavaScript).
+//! Debian's servers, cargo-deny, the official SDKs in `.cache/venv` (Python) and `.cache/npm` (JavaScript), and
+//! Kubernetes' programs in `.cache/kube`.
 //!
 //! Each part leaves a stamp with what it was asked for; a changed list installs anew. Nothing is put outside
 //! `.cache` but Debian packages.
@@ -13,6 +14,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::workspace::{cargo, command, root};
 
+mod kube;
+
 /// The release of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -21,6 +24,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("cc", "build-essential"),
     ("python3", "python3-venv"),
+    ("etcd", "etcd-server"),
 ];
 
 /// Installs whatever is missing. Quick when nothing is.
@@ -29,7 +33,8 @@ pub(crate) fn run() -> Result<()> {
     part("Debian packages", debian)?;
     part("cargo-deny", || cargo_deny(&root))?;
     part("Python SDK", || python(&root))?;
-    part("JavaScript SDK", || node(&root))
+    part("JavaScript SDK", || node(&root))?;
+    part("Kubernetes", || kube::build(&root))
 }
 
 /// Where cargo-deny lies once [`run`] has been through.
