@@ -150,9 +150,12 @@ async fn etcd(dir: &Path) -> (Running, (Port, Port)) {
         ])
         .start();
     let address = ("127.0.0.1", ports.0.number());
-    wait_until(&mut etcd, "its client port", Duration::from_secs(20), async || {
-        tokio::net::TcpStream::connect(address).await.is_ok()
-    })
+    wait_until(
+        &mut etcd,
+        "its client port",
+        Duration::from_secs(20),
+        async || tokio::net::TcpStream::connect(address).await.is_ok(),
+    )
     .await;
     (etcd, ports)
 }
@@ -208,9 +211,15 @@ mod tests {
             token.trim()
         );
         let answer = kube
-            .kubectl(&["create", "-o", "jsonpath={.status.user.username}", "-f", "-"], &review)
+            .kubectl(
+                &["create", "-o", "jsonpath={.status.user.username}", "-f", "-"],
+                &review,
+            )
             .unwrap();
         assert_eq!(answer, "system:serviceaccount:shop:default");
-        assert!(kube.kubectl(&["get", "pods", "-n", "shop", "nobody"], "").is_err());
+        assert!(
+            kube.kubectl(&["get", "pods", "-n", "shop", "nobody"], "")
+                .is_err()
+        );
     }
 }

@@ -57,9 +57,8 @@ fn build_one(folder: &Path, package: &str, out: &Path) -> Result<()> {
     );
     let (version, major, minor) = KUBERNETES;
     let at = "k8s.io/component-base/version";
-    let flags = format!(
-        "-s -w -X {at}.gitVersion={version} -X {at}.gitMajor={major} -X {at}.gitMinor={minor}"
-    );
+    let flags =
+        format!("-s -w -X {at}.gitVersion={version} -X {at}.gitMajor={major} -X {at}.gitMinor={minor}");
     check(
         command(folder, "go")
             .args(["build", "-trimpath", "-ldflags", &flags, "-o"])
