@@ -48,6 +48,12 @@ const TABLE: &[Row] = &[
         why: "generated wire types and nothing hand-written to need more",
     },
     Row {
+        who: &["outrigger-ring"],
+        ours: &[],
+        never: IO,
+        why: "arithmetic that every sidecar of a namespace must do alike",
+    },
+    Row {
         who: &["outrigger-model"],
         ours: &["outrigger-gojson"],
         never: &[
