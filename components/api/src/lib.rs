@@ -6,6 +6,9 @@
 //! [`InitError`]; the sidecar bounds it by `initTimeout` and supervises what it started through
 //! [`InitContext::shutdown`].
 
+pub mod bindings;
+pub mod configuration;
+pub mod lock;
 pub mod metadata;
 pub mod name_resolution;
 pub mod pubsub;

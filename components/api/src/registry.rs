@@ -8,6 +8,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::bindings::{InputBinding, OutputBinding};
+use crate::configuration::ConfigurationStore;
+use crate::lock::LockStore;
 use crate::name_resolution::ResolverFactory;
 use crate::pubsub::PubSub;
 use crate::secrets::SecretStore;
@@ -96,6 +99,14 @@ pub struct Registry {
     pub pubsub: Kind<dyn PubSub>,
     /// `secretstores.*`
     pub secret_stores: Kind<dyn SecretStore>,
+    /// `bindings.*` that call the app
+    pub input_bindings: Kind<dyn InputBinding>,
+    /// `bindings.*` that the app calls
+    pub output_bindings: Kind<dyn OutputBinding>,
+    /// `configuration.*`
+    pub configuration: Kind<dyn ConfigurationStore>,
+    /// `lock.*`
+    pub lock: Kind<dyn LockStore>,
     /// Configuration `spec.nameResolution.component`
     pub name_resolution: BTreeMap<String, Arc<dyn ResolverFactory>>,
 }

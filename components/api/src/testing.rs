@@ -4,6 +4,9 @@
 // Tests say what they expect by failing.
 #![allow(clippy::unwrap_used)]
 
+pub mod bindings;
+pub mod configuration;
+pub mod lock;
 pub mod pubsub;
 pub mod state;
 

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use outrigger_components_api::bindings::{InputBinding, OutputBinding};
+use outrigger_components_api::configuration::ConfigurationStore;
+use outrigger_components_api::lock::LockStore;
 use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
@@ -14,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lock::key::LockPrefix;
 use crate::pubsub::scopes::TopicScopes;
 use crate::state::key::KeyPrefix;
 
@@ -39,6 +43,28 @@ pub struct LoadedPubSub {
     pub topic_prefix: Option<Arc<str>>,
 }
 
+/// A binding in the directions that its type and its `direction` allow.
+#[derive(Clone)]
+pub struct LoadedBinding {
+    /// Calls the app.
+    pub input: Option<Arc<dyn InputBinding>>,
+    /// Called by the app.
+    pub output: Option<Arc<dyn OutputBinding>>,
+    /// `direction` names `input`: the app is not asked whether it listens.
+    pub is_declared_input: bool,
+    /// Path of an HTTP app for this binding's events.
+    pub route: Arc<str>,
+}
+
+/// A keeper of locks with what the sidecar itself reads from its metadata.
+#[derive(Clone)]
+pub struct LoadedLock {
+    /// The store.
+    pub store: Arc<dyn LockStore>,
+    /// `keyPrefix`
+    pub prefix: LockPrefix,
+}
+
 /// One loaded component of any kind.
 #[derive(Clone)]
 pub enum Instance {
@@ -48,6 +74,12 @@ pub enum Instance {
     PubSub(LoadedPubSub),
     /// `secretstores.*`
     SecretStore(Arc<dyn SecretStore>),
+    /// `bindings.*`
+    Binding(LoadedBinding),
+    /// `configuration.*`
+    Configuration(Arc<dyn ConfigurationStore>),
+    /// `lock.*`
+    Lock(LoadedLock),
 }
 
 /// A loaded component with its description.
@@ -84,6 +116,12 @@ pub struct Loaded {
     pub pubsub: BTreeMap<Arc<str>, LoadedPubSub>,
     /// Secret stores by name.
     pub secret_stores: BTreeMap<Arc<str>, Arc<dyn SecretStore>>,
+    /// Bindings by name.
+    pub bindings: BTreeMap<Arc<str>, LoadedBinding>,
+    /// Configuration stores by name.
+    pub configuration: BTreeMap<Arc<str>, Arc<dyn ConfigurationStore>>,
+    /// Keepers of locks by name.
+    pub locks: BTreeMap<Arc<str>, LoadedLock>,
 }
 
 impl Loaded {
@@ -99,6 +137,15 @@ impl Loaded {
             Instance::SecretStore(store) => {
                 self.secret_stores.insert(name.clone(), store.clone());
             }
+            Instance::Binding(binding) => {
+                self.bindings.insert(name.clone(), binding.clone());
+            }
+            Instance::Configuration(store) => {
+                self.configuration.insert(name.clone(), store.clone());
+            }
+            Instance::Lock(lock) => {
+                self.locks.insert(name.clone(), lock.clone());
+            }
         }
         if self.all.insert(name.clone(), component).is_none() {
             self.order.push(name);
@@ -110,6 +157,9 @@ impl Loaded {
         self.state.remove(name);
         self.pubsub.remove(name);
         self.secret_stores.remove(name);
+        self.bindings.remove(name);
+        self.configuration.remove(name);
+        self.locks.remove(name);
         self.all.remove(name)
     }
 }
@@ -161,6 +211,16 @@ impl Component {
             Instance::State(state) => state.store.close().await,
             Instance::PubSub(pubsub) => pubsub.broker.close().await,
             Instance::SecretStore(store) => store.close().await,
+            Instance::Binding(binding) => {
+                if let Some(input) = &binding.input {
+                    input.close().await;
+                }
+                if let Some(output) = &binding.output {
+                    output.close().await;
+                }
+            }
+            Instance::Configuration(store) => store.close().await,
+            Instance::Lock(lock) => lock.store.close().await,
         }
         self.tasks.wait().await;
     }

@@ -5,12 +5,14 @@
 //! sidecars (the internal API's client) lives here, since both edges use it.
 
 pub mod app;
+pub mod bindings;
 pub mod body;
 pub mod components;
 pub mod config;
 pub mod cork;
 pub mod identity;
 pub mod invoke;
+pub mod lock;
 pub mod metadata;
 pub mod policy;
 pub mod pubsub;

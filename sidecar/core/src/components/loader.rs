@@ -5,12 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_components_api::InitContext;
-use outrigger_components_api::metadata::{Placeholders, Properties, uses_namespace};
-use outrigger_components_api::pubsub::PubSub;
-use outrigger_components_api::registry::{Factory, Kind, Registry};
+use outrigger_components_api::metadata::{Placeholders, Properties};
+use outrigger_components_api::registry::Registry;
 use outrigger_components_api::secrets::SecretStore;
-use outrigger_components_api::state::StateStore;
 use outrigger_process::Environment;
 use outrigger_resources::HttpEndpoint;
 use outrigger_resources::component::{Category, Component as Resource, denied_component};
@@ -20,10 +17,11 @@ use outrigger_resources::resolve::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Component, ComponentStore, Instance, LoadedPubSub, LoadedState};
+use self::init::Init;
+use super::ComponentStore;
 use crate::Identity;
-use crate::pubsub::scopes::TopicScopes;
-use crate::state::key::KeyPrefix;
+
+mod init;
 
 /// A component that could not be loaded and whose `ignoreErrors` is not set: the sidecar cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -270,159 +268,6 @@ impl Loader {
             tracing::warn!("HTTPEndpoint {}: {warning}", resource.metadata.name);
         }
         resolved
-    }
-
-    fn find<T: ?Sized + 'static>(
-        kind: &Kind<T>,
-        what: &str,
-        resource: &Resource,
-        name: &str,
-    ) -> Result<Factory<T>, String> {
-        kind.find(name, &resource.spec.version).ok_or_else(|| {
-            let spec = &resource.spec;
-            format!("couldn't find {what} {}/{}", spec.component_type, spec.version)
-        })
-    }
-}
-
-/// One component under construction.
-struct Init<'a> {
-    loader: &'a Loader,
-    resource: &'a Resource,
-    resolved: Properties,
-    shutdown: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Init<'_> {
-    async fn run(self, category: Category, implementation: &str) -> Result<Component, String> {
-        let registry = &self.loader.registry;
-        let resource = self.resource;
-        let (instance, capabilities) = match category {
-            Category::State => {
-                let factory = Loader::find(&registry.state, "state store", resource, implementation)?;
-                self.state(&factory).await?
-            }
-            Category::PubSub => {
-                let factory = Loader::find(&registry.pubsub, "message bus", resource, implementation)?;
-                self.pubsub(&factory).await?
-            }
-            Category::SecretStores => {
-                let factory =
-                    Loader::find(&registry.secret_stores, "secret store", resource, implementation)?;
-                let store: Arc<dyn SecretStore> = self.init(&factory, self.resolved.clone()).await?;
-                let capabilities = store
-                    .features()
-                    .iter()
-                    .map(|feature| (*feature).to_owned())
-                    .collect();
-                (Instance::SecretStore(store), capabilities)
-            }
-            other => {
-                return Err(format!(
-                    "components of category {} are not built yet in this version of Outrigger",
-                    other.name()
-                ));
-            }
-        };
-        let version = if resource.spec.version.is_empty() {
-            "v1"
-        } else {
-            &resource.spec.version
-        };
-        Ok(Component {
-            name: resource.metadata.name.as_str().into(),
-            component_type: resource.spec.component_type.as_str().into(),
-            version: version.into(),
-            capabilities,
-            instance,
-            source: Arc::new(resource.clone()),
-            shutdown: self.shutdown,
-            tasks: self.tasks,
-        })
-    }
-
-    async fn state(&self, factory: &Factory<dyn StateStore>) -> Result<(Instance, Vec<String>), String> {
-        let identity = &self.loader.identity;
-        let prefix = KeyPrefix::new(
-            self.resolved.get("keyPrefix"),
-            &self.resource.metadata.name,
-            &identity.app_id,
-            &identity.raw_namespace,
-        )
-        .map_err(|error| error.to_string())?;
-        let store = self.init(factory, self.resolved.clone()).await?;
-        let mut capabilities: Vec<String> = store
-            .features()
-            .iter()
-            .map(|feature| feature.name().to_owned())
-            .collect();
-        use outrigger_components_api::state::StateFeature::{Etag, Transactional};
-        if store.has(Etag) && store.has(Transactional) {
-            capabilities.push("ACTOR".into());
-        }
-        Ok((Instance::State(LoadedState { store, prefix }), capabilities))
-    }
-
-    async fn pubsub(&self, factory: &Factory<dyn PubSub>) -> Result<(Instance, Vec<String>), String> {
-        let identity = &self.loader.identity;
-        let consumer_id = match self.resolved.get_exact("consumerID").map(str::trim) {
-            None | Some("") => identity.app_id.to_string(),
-            Some(given) => given.to_owned(),
-        };
-        let properties = self
-            .resolved
-            .iter()
-            .filter(|(name, _)| *name != "consumerID")
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .chain([("consumerID".to_owned(), consumer_id)])
-            .collect();
-        let namespaced = self
-            .resource
-            .spec
-            .metadata
-            .iter()
-            .any(|pair| uses_namespace(&pair.value_text()));
-        let scopes = Arc::new(TopicScopes::new(&self.resolved, &identity.app_id));
-        let broker = self.init(factory, properties).await?;
-        let capabilities = broker
-            .features()
-            .iter()
-            .map(|feature| feature.name().to_owned())
-            .collect();
-        let topic_prefix = namespaced.then(|| identity.namespace.clone());
-        Ok((
-            Instance::PubSub(LoadedPubSub {
-                broker,
-                scopes,
-                topic_prefix,
-            }),
-            capabilities,
-        ))
-    }
-
-    /// Runs a factory under the component's time limit. What a failed one has started is stopped again.
-    async fn init<T: ?Sized>(&self, factory: &Factory<T>, properties: Properties) -> Result<Arc<T>, String> {
-        let identity = &self.loader.identity;
-        let context = InitContext {
-            name: self.resource.metadata.name.clone(),
-            app_id: identity.app_id.to_string(),
-            namespace: identity.namespace.to_string(),
-            properties,
-            env: self.loader.component_env.clone(),
-            shutdown: self.shutdown.clone(),
-            tasks: self.tasks.clone(),
-        };
-        let result = match tokio::time::timeout(self.resource.init_timeout(), factory(context)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("init timeout for component {}", log_name(self.resource))),
-        };
-        if result.is_err() {
-            self.shutdown.cancel();
-            self.tasks.close();
-            self.tasks.wait().await;
-        }
-        result
     }
 }
 

@@ -1,0 +1,3 @@
+//! The distributed lock building block (contract `bindings-secrets-…`, section 4).
+
+pub mod key;
