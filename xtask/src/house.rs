@@ -116,6 +116,20 @@ const TABLE: &[Row] = &[
         why: "a backend knows its trait, never the sidecar or another backend",
     },
     Row {
+        who: &["outrigger-sidecar-actors"],
+        ours: &[
+            "outrigger-components-api",
+            "outrigger-gojson",
+            "outrigger-model",
+            "outrigger-proto",
+            "outrigger-resiliency",
+            "outrigger-ring",
+            "outrigger-trace-context",
+        ],
+        never: &["hyper", "hyper-util", "h2", "tonic", "axum", "reqwest", "redis", "rusqlite"],
+        why: "the engine of actors runs the same in a simulation: no wire, no app, no store of its own",
+    },
+    Row {
         who: &["outrigger-sidecar-core"],
         ours: CORE,
         // hyper and tonic are there as clients only: the channel to the app and the hop to the other sidecar.
@@ -146,6 +160,7 @@ const TABLE: &[Row] = &[
             "outrigger-resiliency",
             "outrigger-resources",
             "outrigger-rules",
+            "outrigger-sidecar-actors",
             "outrigger-sidecar-core",
             "outrigger-sidecar-grpc",
             "outrigger-sidecar-http",
@@ -191,6 +206,7 @@ const CORE: &[&str] = &[
     "outrigger-resiliency",
     "outrigger-resources",
     "outrigger-rules",
+    "outrigger-sidecar-actors",
     "outrigger-trace-context",
 ];
 
@@ -205,6 +221,7 @@ const EDGE: &[&str] = &[
     "outrigger-resiliency",
     "outrigger-resources",
     "outrigger-rules",
+    "outrigger-sidecar-actors",
     "outrigger-sidecar-core",
     "outrigger-trace-context",
 ];
