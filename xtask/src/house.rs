@@ -126,7 +126,16 @@ const TABLE: &[Row] = &[
             "outrigger-ring",
             "outrigger-trace-context",
         ],
-        never: &["hyper", "hyper-util", "h2", "tonic", "axum", "reqwest", "redis", "rusqlite"],
+        never: &[
+            "hyper",
+            "hyper-util",
+            "h2",
+            "tonic",
+            "axum",
+            "reqwest",
+            "redis",
+            "rusqlite",
+        ],
         why: "the engine of actors runs the same in a simulation: no wire, no app, no store of its own",
     },
     Row {

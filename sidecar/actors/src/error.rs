@@ -225,8 +225,14 @@ mod tests {
     fn a_type_without_a_host_reads_as_recorded() {
         let error = ActorError::NoAddress(ActorKey::new("bird", "tom"));
         let text = "failed to lookup actor: api error: code = FailedPrecondition desc = did not find address for actor 'bird/tom'";
-        assert_eq!(error.grpc_status(), (GrpcCode::FailedPrecondition, text.to_owned()));
-        assert_eq!(error.http_error().message, format!("error invoke actor method: {text}"));
+        assert_eq!(
+            error.grpc_status(),
+            (GrpcCode::FailedPrecondition, text.to_owned())
+        );
+        assert_eq!(
+            error.http_error().message,
+            format!("error invoke actor method: {text}")
+        );
     }
 
     #[test]
@@ -236,9 +242,21 @@ mod tests {
             message: text.to_owned(),
         };
         for (error, expected) in [
-            (status(GrpcCode::Internal, "error invoke actor method: remote actor moved"), true),
+            (
+                status(
+                    GrpcCode::Internal,
+                    "error invoke actor method: remote actor moved",
+                ),
+                true,
+            ),
             (status(GrpcCode::Internal, "remote actor moved"), false),
-            (status(GrpcCode::Internal, "error invoke actor method: x: placement is disseminating"), true),
+            (
+                status(
+                    GrpcCode::Internal,
+                    "error invoke actor method: x: placement is disseminating",
+                ),
+                true,
+            ),
             (status(GrpcCode::Internal, "placement is disseminating"), false),
             (status(GrpcCode::Unavailable, "x"), true),
             (status(GrpcCode::Unknown, "x"), false),
