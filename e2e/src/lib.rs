@@ -11,3 +11,4 @@ pub mod http;
 pub mod kube;
 pub mod process;
 pub mod sdk;
+pub mod services;

@@ -99,6 +99,12 @@ const TABLE: &[Row] = &[
         why: "tasks, drain, logs and metrics of any of our processes",
     },
     Row {
+        who: &["outrigger-service"],
+        ours: &["outrigger-process"],
+        never: &["tonic", "axum"],
+        why: "the common main of control-plane services, whatever they are for",
+    },
+    Row {
         who: &["outrigger-components-api"],
         ours: &["outrigger-gojson", "outrigger-model"],
         never: WIRE,

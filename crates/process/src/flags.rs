@@ -3,8 +3,10 @@
 //!
 //! Rules: `--name value` and `--name=value`; one leading dash does for names longer than one character;
 //! a boolean takes a value only with `=`; lists are comma-separated and may be repeated; `--` ends the flags;
-//! other words are ignored. Nothing here exits or prints: the caller decides.
+//! other words are ignored. Nothing here exits or prints: the caller decides. Two services differ from that:
+//! see [`Dialect`].
 
+mod dialect;
 mod numbers;
 mod usage;
 
@@ -107,7 +109,7 @@ pub struct Values {
     notices: Vec<String>,
 }
 
-/// Parses the arguments (without the program's name) against a table of flags.
+/// Parses the arguments (without the program's name) against a table of flags, as most services do.
 ///
 /// # Errors
 /// An unknown flag, a missing or unreadable value, in `pflag`'s words.
@@ -118,54 +120,10 @@ pub fn parse<S: AsRef<str>>(
     table: &[Flag],
     args: impl IntoIterator<Item = S>,
 ) -> Result<Outcome, UsageError> {
-    let mut values = Values::defaults(table);
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let arg = arg.as_ref();
-        if arg == "--" {
-            break;
-        }
-        let Some(body) = arg.strip_prefix("--").or_else(|| single_dash(arg)) else {
-            match arg.strip_prefix('-') {
-                Some("h") => return Ok(Outcome::Help),
-                Some(letter) if !letter.is_empty() => {
-                    return Err(UsageError(format!("unknown shorthand flag: '{letter}' in {arg}")));
-                }
-                // A lone dash or a word: not a flag, ignored as upstream does.
-                _ => continue,
-            }
-        };
-        if body.starts_with(['-', '=']) {
-            return Err(UsageError(format!("bad flag syntax: --{body}")));
-        }
-        let (name, inline) = match body.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (body, None),
-        };
-        let Some(flag) = table.iter().find(|flag| flag.name == name) else {
-            if name == "help" {
-                return Ok(Outcome::Help);
-            }
-            return Err(UsageError(format!("unknown flag: --{name}")));
-        };
-        let text = match inline {
-            Some(text) => text,
-            None if flag.kind == Kind::Bool => "true".to_owned(),
-            None => match args.next() {
-                Some(text) => text.as_ref().to_owned(),
-                None => return Err(UsageError(format!("flag needs an argument: --{name}"))),
-            },
-        };
-        values.set(flag, &text)?;
-    }
-    Ok(Outcome::Values(values))
+    parse_as(Dialect::Lenient, table, args)
 }
 
-/// `-name` counts as `--name` when it is longer than one character.
-fn single_dash(arg: &str) -> Option<&str> {
-    arg.strip_prefix('-').filter(|body| body.chars().count() > 1)
-}
-
+pub use dialect::{Dialect, parse_as, usage_as};
 pub use usage::{markdown, usage};
 
 impl Values {
@@ -187,14 +145,8 @@ impl Values {
         }
     }
 
-    fn set(&mut self, flag: &Flag, text: &str) -> Result<(), UsageError> {
-        let value = parse_value(flag.kind, text).map_err(|cause| {
-            UsageError(format!(
-                "invalid argument {} for \"--{}\" flag: {cause}",
-                crate::quote::quote(text),
-                flag.name
-            ))
-        })?;
+    fn set(&mut self, flag: &Flag, text: &str) -> Result<(), String> {
+        let value = parse_value(flag.kind, text)?;
         if let Some(instead) = flag.deprecated {
             self.notices
                 .push(format!("Flag --{} has been deprecated, {instead}", flag.name));

@@ -24,6 +24,28 @@ pub fn usage(program: &str, table: &[Flag]) -> String {
     out
 }
 
+/// The same as Go's `flag` package writes it: one dash, the help on a line of its own.
+pub(super) fn plain(program: &str, table: &[Flag]) -> String {
+    let mut flags: Vec<&Flag> = table
+        .iter()
+        .filter(|flag| !flag.hidden && flag.deprecated.is_none())
+        .collect();
+    flags.sort_by_key(|flag| flag.name);
+    let mut out = format!("Usage of {program}:\n");
+    for flag in flags {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "  -{}{}\n    \t{}{}",
+            flag.name,
+            type_name(flag.kind),
+            flag.help,
+            default_note(flag)
+        );
+    }
+    out
+}
+
 /// The table as a Markdown table, for the documentation.
 pub fn markdown(table: &[Flag]) -> String {
     let mut out = String::from("| Flag | Type | Default | Effect |\n|---|---|---|---|\n");
