@@ -61,7 +61,12 @@ async fn processes_start_refuse_answer_and_end_as_recorded() {
             wrong.extend(requests(service, &setup, &running).await);
         }
     }
-    assert!(wrong.is_empty(), "{} of {replayed}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {replayed}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(replayed >= 12, "only {replayed} cases were replayed");
 }
 
@@ -93,10 +98,15 @@ async fn command(program: &str, case: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut check = |what: &str, same: bool| {
         if !same {
-            wrong.push(format!("{id}: {what} differs\n  want {got}\n  stdout {stdout}\n  stderr {stderr}"));
+            wrong.push(format!(
+                "{id}: {what} differs\n  want {got}\n  stdout {stdout}\n  stderr {stderr}"
+            ));
         }
     };
-    check("exit code", got["exit_code"].as_i64() == output.status.code().map(i64::from));
+    check(
+        "exit code",
+        got["exit_code"].as_i64() == output.status.code().map(i64::from),
+    );
     check("stdout", got["stdout_empty"].as_bool() == Some(stdout.is_empty()));
     check("stderr", got["stderr_empty"].as_bool() == Some(stderr.is_empty()));
     if let Some(message) = got["message"].as_str().filter(|message| !message.is_empty()) {
@@ -117,7 +127,10 @@ async fn command(program: &str, case: &Value) -> Vec<String> {
             .collect();
         let missing: Vec<_> = want.difference(&have).collect();
         let more: Vec<_> = have.difference(&want).collect();
-        check(&format!("flags (missing {missing:?}, more {more:?})"), missing.is_empty() && more.is_empty());
+        check(
+            &format!("flags (missing {missing:?}, more {more:?})"),
+            missing.is_empty() && more.is_empty(),
+        );
     }
     wrong
 }
@@ -156,14 +169,23 @@ async fn requests(service: &Service, setup: &Value, cases: &[Value]) -> Vec<Stri
             .unwrap_or_default();
         let same = got["status"].as_u64() == Some(u64::from(answer.status))
             && got["body"].as_str() == Some(&body)
-            && got["content_type"].as_str().is_none_or(|want| want == content_type);
+            && got["content_type"]
+                .as_str()
+                .is_none_or(|want| want == content_type);
         if !same {
-            wrong.push(format!("{id}: want {got}, have {} {content_type} {body:?}", answer.status));
+            wrong.push(format!(
+                "{id}: want {got}, have {} {content_type} {body:?}",
+                answer.status
+            ));
         }
     }
     if let Some(case) = signals.pop() {
         running.process.terminate();
-        let code = running.process.wait_exit(LIMIT).await.and_then(|status| status.code());
+        let code = running
+            .process
+            .wait_exit(LIMIT)
+            .await
+            .and_then(|status| status.code());
         if code.map(i64::from) != case["steps"][0]["got"]["exit_code"].as_i64() {
             wrong.push(format!("{}: exit code {code:?}", text(case, "id")));
         }

@@ -61,7 +61,8 @@ impl Context {
     /// If it is none.
     pub fn port(&self, flag: &str) -> Result<u16, Failure> {
         let number = self.values.int(flag);
-        u16::try_from(number).map_err(|_| Failure(format!("--{flag} is no port: {number}; give one of 0 to 65535")))
+        u16::try_from(number)
+            .map_err(|_| Failure(format!("--{flag} is no port: {number}; give one of 0 to 65535")))
     }
 
     /// In Kubernetes no process of Dapr runs as root.

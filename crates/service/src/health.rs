@@ -47,9 +47,10 @@ impl HealthPages {
 /// What Go's HTTP server says of a path it does not know.
 pub fn not_found() -> Response {
     let mut response = text(StatusCode::NOT_FOUND, "404 page not found\n");
-    response
-        .headers_mut()
-        .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
@@ -74,10 +75,8 @@ pub(crate) fn routes(
     readiness: Readiness,
     pages: HealthPages,
 ) -> impl Filter<Extract = (Response,), Error = std::convert::Infallible> + Clone + Send + Sync + 'static {
-    warp::any()
-        .and(warp::method())
-        .and(warp::path::full())
-        .then(move |method: Method, path: warp::path::FullPath| {
+    warp::any().and(warp::method()).and(warp::path::full()).then(
+        move |method: Method, path: warp::path::FullPath| {
             let (readiness, page) = (readiness.clone(), pages.find(path.as_str()));
             async move {
                 match page {
@@ -90,7 +89,8 @@ pub(crate) fn routes(
                     None => not_found(),
                 }
             }
-        })
+        },
+    )
 }
 
 #[cfg(test)]
@@ -123,7 +123,11 @@ mod tests {
         let running = tokio::spawn(server.serve(routes(readiness, pages), stop.clone()));
         assert!(ask(address, "GET /healthz").await.starts_with("HTTP/1.1 503 "));
         target.ready();
-        assert!(ask(address, "PUT /healthz?x=1").await.starts_with("HTTP/1.1 200 "));
+        assert!(
+            ask(address, "PUT /healthz?x=1")
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
         assert!(ask(address, "GET /state").await.ends_with("here"));
         for path in ["/", "/healthz/", "/readyz"] {
             let answer = ask(address, &format!("GET {path}")).await;

@@ -48,7 +48,11 @@ where
     }
     let runtime = match runtime(spec.threads, &environment) {
         Ok(runtime) => runtime,
-        Err(error) => return fatal(&Failure::new(format!("starting the async runtime failed: {error}"))),
+        Err(error) => {
+            return fatal(&Failure::new(format!(
+                "starting the async runtime failed: {error}"
+            )));
+        }
     };
     let code = match runtime.block_on(Box::pin(life(spec, values, environment, start))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,7 +100,9 @@ fn init_logging(values: &Values, environment: &Environment) -> Result<(), Failur
     let _ = tracing::subscriber::set_global_default(subscriber);
     if let Some(error) = unwritable {
         let path = values.text("log-file");
-        return Err(Failure::new(format!("--log-file {path} cannot be written: {error}")));
+        return Err(Failure::new(format!(
+            "--log-file {path} cannot be written: {error}"
+        )));
     }
     if level.is_none() {
         let given = values.text("log-level");
@@ -189,9 +195,11 @@ async fn serve_endpoints(
     let values = &context.values;
     if values.bool("enable-metrics") {
         let text = values.text("metrics-port");
-        let port: u16 = text
-            .parse()
-            .map_err(|error| Failure::new(format!("failed to parse metrics port {text:?}: {error}; give --metrics-port a number of 0 to 65535")))?;
+        let port: u16 = text.parse().map_err(|error| {
+            Failure::new(format!(
+                "failed to parse metrics port {text:?}: {error}; give --metrics-port a number of 0 to 65535"
+            ))
+        })?;
         let address = values.text("metrics-listen-address");
         let target = context.readiness.register("metrics-exporter");
         let server = MetricsServer::bind(address, port, context.metrics.clone()).await?;

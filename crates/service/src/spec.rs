@@ -23,7 +23,12 @@ pub const COMMON_FLAGS: &[Flag] = &[
         "File that log lines are appended to, instead of standard output",
     ),
     Flag::new("enable-metrics", Kind::Bool, "true", "Serve Prometheus metrics"),
-    Flag::new("metrics-port", Kind::Text, "9090", "The port of the metrics server"),
+    Flag::new(
+        "metrics-port",
+        Kind::Text,
+        "9090",
+        "The port of the metrics server",
+    ),
     Flag::new(
         "metrics-listen-address",
         Kind::Text,

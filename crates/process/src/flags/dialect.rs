@@ -34,7 +34,11 @@ impl Dialect {
         }
         let Some(body) = arg.strip_prefix('-').filter(|body| !body.is_empty()) else {
             // A lone dash or a word is no flag.
-            return Ok(if self == Self::Plain { Arg::End } else { Arg::Ignored });
+            return Ok(if self == Self::Plain {
+                Arg::End
+            } else {
+                Arg::Ignored
+            });
         };
         let long = body.chars().nth(1).is_some();
         match (self, body.chars().next()) {
@@ -176,8 +180,16 @@ mod tests {
                 &["--on=maybe"],
                 "invalid argument \"maybe\" for \"--on\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax",
             ),
-            (Plain, &["--on=maybe"], "invalid boolean value \"maybe\" for -on: parse error"),
-            (Plain, &["-port", "x"], "invalid value \"x\" for flag -port: parse error"),
+            (
+                Plain,
+                &["--on=maybe"],
+                "invalid boolean value \"maybe\" for -on: parse error",
+            ),
+            (
+                Plain,
+                &["-port", "x"],
+                "invalid value \"x\" for flag -port: parse error",
+            ),
             (
                 Plain,
                 &["-port=99999999999999999999"],
@@ -194,7 +206,11 @@ mod tests {
     fn help_is_understood_in_every_dialect() {
         for dialect in [Dialect::Lenient, Dialect::Strict, Dialect::Plain] {
             for arg in ["-h", "-help", "--help"] {
-                assert_eq!(parse_as(dialect, TABLE, [arg]), Ok(Outcome::Help), "{dialect:?} {arg}");
+                assert_eq!(
+                    parse_as(dialect, TABLE, [arg]),
+                    Ok(Outcome::Help),
+                    "{dialect:?} {arg}"
+                );
             }
         }
     }
