@@ -7,9 +7,14 @@
 use std::path::PathBuf;
 
 mod api;
+mod image;
+mod node;
 mod pki;
+mod settings;
 
 pub use api::KubeApi;
+pub use image::{architecture, busybox};
+pub use node::Cluster;
 pub use pki::{Identity, Pki};
 
 /// The path of one of Kubernetes' programs, e.g. `kube-apiserver`.

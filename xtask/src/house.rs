@@ -42,6 +42,12 @@ const TABLE: &[Row] = &[
         why: "text in, text out",
     },
     Row {
+        who: &["outrigger-oci"],
+        ours: &[],
+        never: IO,
+        why: "files in, an archive out",
+    },
+    Row {
         who: &["outrigger-proto"],
         ours: &[],
         never: &["hyper", "hyper-util", "axum", "redis", "rusqlite"],
@@ -198,7 +204,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         who: &["outrigger-e2e", "outrigger-example-*"],
-        ours: &["outrigger-gojson", "outrigger-proto"],
+        ours: &["outrigger-gojson", "outrigger-oci", "outrigger-proto"],
         never: &[],
         why: "stands outside and speaks the wire to processes",
     },

@@ -25,6 +25,11 @@ const DEBIAN: &[(&str, &str)] = &[
     ("cc", "build-essential"),
     ("python3", "python3-venv"),
     ("etcd", "etcd-server"),
+    ("busybox", "busybox-static"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("ip", "iproute2"),
+    ("iptables", "iptables"),
 ];
 
 /// Installs whatever is missing. Quick when nothing is.
