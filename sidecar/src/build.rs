@@ -30,6 +30,7 @@ use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec
 use outrigger_sidecar_core::secrets::SecretService;
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
 use outrigger_sidecar_core::state::StateService;
+use outrigger_sidecar_core::tls::SystemRoots;
 use outrigger_sidecar_core::{Identity, Sidecar};
 use outrigger_sidecar_grpc::{GrpcOptions, is_known_api};
 use outrigger_sidecar_http::{ApiAccess, ApiLog, Cors, HttpOptions};
@@ -159,7 +160,9 @@ pub(crate) async fn build(
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
-    let app = AppChannel::new(&config.app, max_message, max_headers, healthy).map(Arc::new);
+    let roots = SystemRoots::default();
+    let app =
+        AppChannel::new(&config.app, max_message, max_headers, roots.clone(), healthy).map(Arc::new);
     let peers = Arc::new(Peers::new(
         tasks.clone(),
         shutdown.child_token(),
@@ -174,7 +177,7 @@ pub(crate) async fn build(
         app: app.clone(),
         addresses: Addresses::new(resolver.clone()),
         peers: peers.clone(),
-        endpoints: http_endpoints(&loader, &endpoints.resources).await?,
+        endpoints: http_endpoints(&loader, &endpoints.resources, &roots).await?,
         resiliency: resiliency_policies,
         internal_port: ports.internal_grpc,
         max_message,
@@ -257,13 +260,14 @@ pub(crate) async fn build(
 async fn http_endpoints(
     loader: &Loader,
     resources: &[HttpEndpoint],
+    roots: &SystemRoots,
 ) -> Result<BTreeMap<String, Endpoint>, StartError> {
     let mut endpoints = BTreeMap::new();
     for resource in resources {
         let resolved = loader.resolve_http_endpoint(resource).await;
         endpoints.insert(
             resource.metadata.name.clone(),
-            Endpoint::new(&resolved).map_err(StartError)?,
+            Endpoint::new(&resolved, roots).map_err(StartError)?,
         );
     }
     Ok(endpoints)

@@ -1,10 +1,12 @@
 //! `daprd`: reads the command line, runs the sidecar, decides the exit code.
 
+mod app_start;
 mod build;
 mod listen;
 mod not_built;
 mod register;
 mod run;
+mod servers;
 mod wait;
 
 use std::io::Write as _;

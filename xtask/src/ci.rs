@@ -81,11 +81,7 @@ const STEPS: &[Step] = &[
                 "--locked",
                 "--quiet",
             ];
-            check(
-                cargo(&root()?)
-                    .args(doc)
-                    .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
-            )
+            check(cargo(&root()?).args(doc).env("RUSTDOCFLAGS", "-D warnings"))
         },
     },
     Step {

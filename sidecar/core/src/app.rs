@@ -2,6 +2,7 @@
 //! (contract `service-invocation`, section 9, and `http-api`, section 8).
 
 pub mod configuration;
+mod dial;
 pub mod grpc;
 mod gzip;
 pub mod health;
@@ -14,6 +15,7 @@ use ::http::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{AppConfig, Protocol};
+use crate::tls::SystemRoots;
 
 pub use grpc::GrpcApp;
 pub use health::AppHealth;
@@ -50,11 +52,13 @@ pub type Slot = Option<OwnedSemaphorePermit>;
 impl AppChannel {
     /// A channel to the configured app; `None` without an app port.
     ///
-    /// `max_message` bounds gRPC messages in both directions, `max_headers` the head of an HTTP answer (bytes).
+    /// `max_message` bounds gRPC messages in both directions, `max_headers` the head of an HTTP answer (bytes). `roots`
+    /// verify the servers of `https` URLs that are called through it.
     pub fn new(
         config: &AppConfig,
         max_message: usize,
         max_headers: usize,
+        roots: SystemRoots,
         healthy: watch::Receiver<bool>,
     ) -> Option<Self> {
         let port = config.port?;
@@ -63,7 +67,13 @@ impl AppChannel {
             .as_ref()
             .and_then(|token| HeaderValue::from_str(token.expose()).ok());
         let transport = if config.protocol.is_http() {
-            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers)))
+            Transport::Http(Box::new(HttpApp::new(
+                config,
+                port,
+                token,
+                max_headers,
+                roots,
+            )))
         } else {
             Transport::Grpc(GrpcApp::new(config, port, token, max_message))
         };
@@ -129,6 +139,11 @@ impl AppChannel {
     /// The health as it changes.
     pub fn health(&self) -> watch::Receiver<bool> {
         self.healthy.clone()
+    }
+
+    /// Waits until the app answers on its port.
+    pub async fn listening(&self) {
+        dial::until_listening(&self.config, self.port).await;
     }
 
     /// Waits for a slot of `--app-max-concurrency`.

@@ -4,6 +4,7 @@
 //! here knows a route or an RPC of the public API. What speaks to the app (the app channel) and to other
 //! sidecars (the internal API's client) lives here, since both edges use it.
 
+pub mod accept;
 pub mod app;
 pub mod bindings;
 pub mod body;
@@ -19,6 +20,7 @@ pub mod pubsub;
 pub mod secrets;
 pub mod sidecar;
 pub mod state;
+pub mod tls;
 
 pub use body::{Body, BodyError};
 pub use identity::Identity;

@@ -30,7 +30,7 @@ use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::invoke::access::InvokeAccess;
 
 pub use access::is_known_api;
-pub use server::{Socket, serve};
+pub use server::serve;
 
 use dapr::DaprApi;
 use reflection::Reflection;

@@ -1,4 +1,4 @@
-//! Accepting HTTP/2 connections for the gRPC servers.
+//! Serving HTTP/2 connections of the gRPC servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,77 +6,26 @@ use std::time::Duration;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_sidecar_core::accept::{Socket, accept};
 use outrigger_sidecar_core::cork::cork;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::{GrpcApi, Server};
 
 /// Ping after this idle time, and the time an answer may take (contract `service-invocation`, section 1).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time in-flight calls get once the listener is closed.
-const DRAIN: Duration = Duration::from_secs(10);
-/// Pause after a failed accept, so that a lack of file descriptors doesn't spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const MAX_STREAMS: u32 = 4096;
 
-/// Where connections come from.
-pub enum Socket {
-    /// TCP
-    Tcp(TcpListener),
-    /// A Unix socket
-    Unix(UnixListener),
-}
-
 /// Serves a listener until the token is cancelled, then lets in-flight calls end (at most 10 s).
-pub async fn serve(api: Arc<GrpcApi>, server: Server, socket: Socket, shutdown: CancellationToken) {
-    let connections = TaskTracker::new();
-    let drain = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = accept(&socket) => accepted,
-        };
-        match accepted {
-            Ok(Accepted::Tcp(stream)) => {
-                let _ = stream.set_nodelay(true);
-                connections.spawn(connection(api.clone(), server, stream, drain.clone()));
-            }
-            Ok(Accepted::Unix(stream)) => {
-                connections.spawn(connection(api.clone(), server, stream, drain.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a gRPC connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(socket);
-    drain.cancel();
-    connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::warn!(
-            "closing {} gRPC connections that are still busy",
-            connections.len()
-        );
-    }
-}
-
-enum Accepted {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-async fn accept(socket: &Socket) -> std::io::Result<Accepted> {
-    match socket {
-        Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
-        Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
-    }
+pub async fn serve(api: Arc<GrpcApi>, server: Server, socket: impl Into<Socket>, stop: CancellationToken) {
+    accept("gRPC", socket.into(), stop, |accepted| {
+        connection(api.clone(), server, accepted.stream, accepted.drain)
+    })
+    .await;
 }
 
 async fn connection<S>(api: Arc<GrpcApi>, server: Server, stream: S, drain: CancellationToken)

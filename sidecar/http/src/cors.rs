@@ -6,6 +6,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response};
 use outrigger_sidecar_core::Body;
+use outrigger_sidecar_core::invoke::headers::canonical;
 
 const METHODS: [&str; 7] = ["HEAD", "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
@@ -113,19 +114,4 @@ fn requested_headers(list: &str) -> String {
         .map(canonical)
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn canonical(name: &str) -> String {
-    let mut start = true;
-    name.chars()
-        .map(|c| {
-            let out = if start {
-                c.to_ascii_uppercase()
-            } else {
-                c.to_ascii_lowercase()
-            };
-            start = c == '-';
-            out
-        })
-        .collect()
 }

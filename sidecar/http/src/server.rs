@@ -1,4 +1,4 @@
-//! Accepting connections: HTTP/1.1, and HTTP/2 cleartext where allowed, on TCP and Unix sockets.
+//! Serving connections: HTTP/1.1, and HTTP/2 cleartext where allowed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,9 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use outrigger_sidecar_core::accept::{Socket, accept};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::HttpApi;
 use crate::linger::Lingering;
@@ -23,12 +22,6 @@ const HEADER_SLACK: usize = 4096;
 /// Smallest buffer that hyper accepts.
 const MIN_BUFFER: usize = 8192;
 
-/// Time in-flight requests get once the listener is closed.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// Pause after a failed accept, so that a lack of file descriptors doesn't spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Which of the two HTTP listeners a connection came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
@@ -38,76 +31,17 @@ pub enum Listener {
     Public,
 }
 
-/// Where connections come from.
-pub enum Socket {
-    /// TCP
-    Tcp(TcpListener),
-    /// A Unix socket
-    Unix(UnixListener),
-}
-
-impl From<TcpListener> for Socket {
-    fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener)
-    }
-}
-
-impl From<UnixListener> for Socket {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
-    }
-}
-
 /// Serves a listener until the token is cancelled, then lets in-flight requests end (at most 10 s).
 pub async fn serve(
     api: Arc<HttpApi>,
     listener: Listener,
     socket: impl Into<Socket>,
-    shutdown: CancellationToken,
+    stop: CancellationToken,
 ) {
-    let socket = socket.into();
-    let connections = TaskTracker::new();
-    let drain = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = accept(&socket) => accepted,
-        };
-        match accepted {
-            Ok(Accepted::Tcp(stream)) => {
-                let _ = stream.set_nodelay(true);
-                connections.spawn(connection(api.clone(), listener, stream, drain.clone()));
-            }
-            Ok(Accepted::Unix(stream)) => {
-                connections.spawn(connection(api.clone(), listener, stream, drain.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting an HTTP connection failed");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(socket);
-    drain.cancel();
-    connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
-        tracing::warn!(
-            "closing {} HTTP connections that are still busy",
-            connections.len()
-        );
-    }
-}
-
-enum Accepted {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-async fn accept(socket: &Socket) -> std::io::Result<Accepted> {
-    match socket {
-        Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
-        Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
-    }
+    accept("HTTP", socket.into(), stop, |accepted| {
+        connection(api.clone(), listener, accepted.stream, accepted.drain)
+    })
+    .await;
 }
 
 async fn connection<S>(api: Arc<HttpApi>, listener: Listener, stream: S, drain: CancellationToken)

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::tls::Connector;
 use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
+use crate::tls::{ClientTls, SystemRoots};
 use crate::{Body, BodyError};
 
 /// Idle connections kept to the app.
@@ -30,7 +31,13 @@ pub struct HttpApp {
 }
 
 impl HttpApp {
-    pub(super) fn new(config: &AppConfig, port: u16, token: Option<HeaderValue>, max_headers: usize) -> Self {
+    pub(super) fn new(
+        config: &AppConfig,
+        port: u16,
+        token: Option<HeaderValue>,
+        max_headers: usize,
+        roots: SystemRoots,
+    ) -> Self {
         let host = if config.address.contains(':') && !config.address.starts_with('[') {
             format!("[{}]:{port}", config.address)
         } else {
@@ -49,7 +56,7 @@ impl HttpApp {
             .http2_only(config.protocol == Protocol::H2c)
             .http1_title_case_headers(true)
             .http1_max_buf_size(max_headers.max(64 << 10))
-            .build(Connector::app(tls));
+            .build(Connector::app(tls, roots));
         Self {
             client,
             base: format!("{scheme}://{host}"),
@@ -60,7 +67,7 @@ impl HttpApp {
     }
 
     /// A client of endpoints outside Dapr.
-    pub fn external(tls: std::sync::Arc<rustls::ClientConfig>, connect_timeout: Duration) -> Self {
+    pub(crate) fn external(tls: ClientTls, connect_timeout: Duration) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())

@@ -15,10 +15,12 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::tls::{ClientTls, SystemRoots};
 
 /// Opens connections: plain for `http`, TLS for `https`.
 #[derive(Clone)]
@@ -46,17 +48,19 @@ impl Connector {
     }
 
     /// To an HTTP app. A URL given as a target is verified unless the app itself speaks `https`.
-    pub(super) fn app(is_tls: bool) -> Self {
-        Self::with(
-            false,
-            None,
-            move || if is_tls { unverified(&[]) } else { verified() },
-        )
+    pub(super) fn app(is_tls: bool, roots: SystemRoots) -> Self {
+        Self::with(false, None, move || {
+            if is_tls {
+                unverified(&[])
+            } else {
+                ClientTls::new(roots).config()
+            }
+        })
     }
 
     /// To an external endpoint, with its own TLS settings.
-    pub(super) fn external(config: Arc<ClientConfig>, timeout: Duration) -> Self {
-        Self::with(false, Some(timeout), move || Arc::unwrap_or_clone(config))
+    pub(super) fn external(tls: ClientTls, timeout: Duration) -> Self {
+        Self::with(false, Some(timeout), move || tls.config())
     }
 
     /// HTTP/2 to a gRPC app.
@@ -66,9 +70,17 @@ impl Connector {
 
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
         let tls = self.always_tls || uri.scheme_str() == Some("https");
-        let host = uri.host().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        self.open(uri.host().unwrap_or_default(), port, tls).await
+    }
+
+    /// Opens a connection and closes it again.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> io::Result<()> {
+        self.open(host, port, self.always_tls).await.map(drop)
+    }
+
+    async fn open(&self, host: &str, port: u16, tls: bool) -> io::Result<Stream> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((bare, port)).await?;
         stream.set_nodelay(true)?;
         if !tls {
@@ -79,16 +91,6 @@ impl Connector {
             self.tls.connect(name, stream).await?,
         ))))
     }
-}
-
-fn verified() -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 fn unverified(alpn: &[&[u8]]) -> ClientConfig {

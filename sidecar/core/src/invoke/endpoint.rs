@@ -1,18 +1,16 @@
 //! HTTPEndpoint resources: calls that leave Dapr (contract `service-invocation`, section 10).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, LOCATION, REFERER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use outrigger_resources::HttpEndpoint;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use outrigger_resources::common::TlsDocument;
 
 use super::{InvokeError, InvokeRequest, InvokeResponse, local};
 use crate::Body;
 use crate::app::{HttpApp, Slot};
+use crate::tls::{ClientTls, SystemRoots};
 
 /// Redirects that are followed, as Go's client does by default.
 const MAX_REDIRECTS: usize = 10;
@@ -31,7 +29,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// A base URL, header or certificate that cannot be used; the text names it.
-    pub fn new(resource: &HttpEndpoint) -> Result<Self, String> {
+    pub fn new(resource: &HttpEndpoint, roots: &SystemRoots) -> Result<Self, String> {
         let name = &resource.metadata.name;
         let base_url = resource.spec.base_url.trim_end_matches('/').to_owned();
         let uri = Uri::try_from(&base_url)
@@ -49,11 +47,11 @@ impl Endpoint {
                 .map_err(|_| format!("HTTPEndpoint {name}: the value of header {header} cannot be sent"))?;
             headers.insert(header, value);
         }
-        let tls = tls_config(resource).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
+        let tls = client_tls(resource, roots).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
         Ok(Self {
             base_url,
             headers,
-            client: HttpApp::external(Arc::new(tls), CONNECT_TIMEOUT),
+            client: HttpApp::external(tls, CONNECT_TIMEOUT),
         })
     }
 
@@ -149,47 +147,26 @@ fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
     Uri::try_from(text).ok()
 }
 
-/// The system's roots and the endpoint's own, and its client certificate.
-fn tls_config(resource: &HttpEndpoint) -> Result<ClientConfig, String> {
-    let tls = resource.spec.client_tls.clone().unwrap_or_default();
-    let text = |document: &Option<outrigger_resources::common::TlsDocument>| {
-        document
-            .as_ref()
-            .map(outrigger_resources::common::TlsDocument::text)
+/// The endpoint's own roots beside the system's, and its client certificate.
+fn client_tls(resource: &HttpEndpoint, roots: &SystemRoots) -> Result<ClientTls, String> {
+    let tls = resource.spec.client_tls.as_ref();
+    let text = |document: fn(&outrigger_resources::http_endpoint::ClientTls) -> &Option<TlsDocument>| {
+        tls.and_then(|tls| document(tls).as_ref())
+            .map(TlsDocument::text)
             .filter(|text| !text.is_empty())
     };
-    let mut roots = RootCertStore::empty();
-    if resource.spec.base_url.starts_with("https://") {
-        let native = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(native.certs);
+    let mut client = ClientTls::new(roots.clone());
+    if let Some(pem) = text(|tls| &tls.root_ca) {
+        client
+            .trust(&pem)
+            .map_err(|error| format!("spec.clientTLS.rootCA{error}"))?;
     }
-    if let Some(pem) = text(&tls.root_ca) {
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate
-                .map_err(|error| format!("spec.clientTLS.rootCA is no PEM certificate: {error}"))?;
-            roots
-                .add(certificate)
-                .map_err(|error| format!("spec.clientTLS.rootCA: {error}"))?;
-        }
+    match (text(|tls| &tls.certificate), text(|tls| &tls.private_key)) {
+        (None, None) => {}
+        (Some(certificate), Some(key)) => client.show("spec.clientTLS", &certificate, &key)?,
+        _ => return Err("spec.clientTLS needs both certificate and privateKey, or neither".into()),
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    match (text(&tls.certificate), text(&tls.private_key)) {
-        (None, None) => Ok(builder.with_no_client_auth()),
-        (Some(certificate), Some(key)) => {
-            let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| format!("spec.clientTLS.certificate is no PEM certificate: {error}"))?;
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-                .map_err(|error| format!("spec.clientTLS.privateKey is no PEM key: {error}"))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| format!("spec.clientTLS certificate and key do not fit: {error}"))
-        }
-        _ => Err("spec.clientTLS needs both certificate and privateKey, or neither".into()),
-    }
+    Ok(client)
 }
 
 #[cfg(test)]
@@ -236,6 +213,6 @@ mod tests {
         let mut resource = HttpEndpoint::default();
         resource.metadata.name = "ep".into();
         resource.spec.base_url = "ftp://x".into();
-        assert!(Endpoint::new(&resource).err().unwrap().contains("spec.baseUrl"));
+        assert!(Endpoint::new(&resource, &SystemRoots::default()).err().unwrap().contains("spec.baseUrl"));
     }
 }

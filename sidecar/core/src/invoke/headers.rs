@@ -269,7 +269,7 @@ fn is_lower_on_wire(name: &HeaderName, origin: Origin) -> bool {
         || origin == Origin::Grpc && !canonical_always()
 }
 
-/// Go's `textproto.CanonicalMIMEHeaderKey`.
+/// Go's `textproto.CanonicalMIMEHeaderKey`: each word starts with a capital, the rest is small.
 pub fn canonical(name: &str) -> String {
     let mut out = name.as_bytes().to_vec();
     make_canonical(&mut out);
@@ -282,6 +282,8 @@ fn make_canonical(name: &mut [u8]) {
     for byte in name {
         if start {
             byte.make_ascii_uppercase();
+        } else {
+            byte.make_ascii_lowercase();
         }
         start = *byte == b'-';
     }

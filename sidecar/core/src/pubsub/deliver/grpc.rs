@@ -231,6 +231,7 @@ mod tests {
     use super::*;
     use crate::app::AppChannel;
     use crate::config::{AppConfig, DisabledInitEndpoints, Protocol};
+    use crate::tls::SystemRoots;
 
     fn app_on(port: u16) -> Arc<AppChannel> {
         let config = AppConfig {
@@ -243,7 +244,8 @@ mod tests {
             binding_options_timeout: std::time::Duration::from_secs(1),
             token: None,
         };
-        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, watch::channel(true).1).unwrap())
+        let roots = SystemRoots::default();
+        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, roots, watch::channel(true).1).unwrap())
     }
 
     fn delivery() -> Delivery {
