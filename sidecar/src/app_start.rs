@@ -31,8 +31,7 @@ impl Subscriptions {
 
     fn start(&self, core: &Sidecar, healthy: watch::Receiver<bool>) {
         let (pubsub, stop) = (core.pubsub.clone(), self.stop.clone());
-        self.tasks
-            .spawn(async move { pubsub.run(healthy, stop).await });
+        self.tasks.spawn(async move { pubsub.run(healthy, stop).await });
     }
 }
 

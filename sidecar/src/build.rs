@@ -161,8 +161,7 @@ pub(crate) async fn build(
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
     let roots = SystemRoots::default();
-    let app =
-        AppChannel::new(&config.app, max_message, max_headers, roots.clone(), healthy).map(Arc::new);
+    let app = AppChannel::new(&config.app, max_message, max_headers, roots.clone(), healthy).map(Arc::new);
     let peers = Arc::new(Peers::new(
         tasks.clone(),
         shutdown.child_token(),

@@ -171,12 +171,7 @@ impl Listeners {
         }
         for socket in self.grpc {
             let running = outrigger_sidecar_grpc::serve(grpc.clone(), Server::Api, socket, stop.clone());
-            spawn(
-                tasks,
-                "API gRPC server",
-                Some(target("grpc-api-server")),
-                running,
-            );
+            spawn(tasks, "API gRPC server", Some(target("grpc-api-server")), running);
         }
         for socket in self.internal {
             let running = outrigger_sidecar_grpc::serve(grpc.clone(), Server::Internal, socket, stop.clone());

@@ -82,7 +82,11 @@ where
         match accepted {
             Ok((stream, remote)) => {
                 let drain = drain.clone();
-                connections.spawn(serve(Accepted { stream, remote, drain }));
+                connections.spawn(serve(Accepted {
+                    stream,
+                    remote,
+                    drain,
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a {what} connection failed");

@@ -67,13 +67,7 @@ impl AppChannel {
             .as_ref()
             .and_then(|token| HeaderValue::from_str(token.expose()).ok());
         let transport = if config.protocol.is_http() {
-            Transport::Http(Box::new(HttpApp::new(
-                config,
-                port,
-                token,
-                max_headers,
-                roots,
-            )))
+            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers, roots)))
         } else {
             Transport::Grpc(GrpcApp::new(config, port, token, max_message))
         };

@@ -213,6 +213,11 @@ mod tests {
         let mut resource = HttpEndpoint::default();
         resource.metadata.name = "ep".into();
         resource.spec.base_url = "ftp://x".into();
-        assert!(Endpoint::new(&resource, &SystemRoots::default()).err().unwrap().contains("spec.baseUrl"));
+        assert!(
+            Endpoint::new(&resource, &SystemRoots::default())
+                .err()
+                .unwrap()
+                .contains("spec.baseUrl")
+        );
     }
 }
