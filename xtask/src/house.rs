@@ -87,6 +87,12 @@ const TABLE: &[Row] = &[
         why: "rules about events: as pure as the events",
     },
     Row {
+        who: &["outrigger-schedule"],
+        ours: &["outrigger-model"],
+        never: IO,
+        why: "it is told what time it is, so that time can be virtual",
+    },
+    Row {
         who: &["outrigger-resources"],
         ours: &["outrigger-gojson", "outrigger-model"],
         never: WIRE,
