@@ -352,17 +352,17 @@ fn number(text: &str) -> Result<u32, CronError> {
 fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for character in text.chars() {
-        match character {
-            '"' | '\\' => out.extend(['\\', character]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            other if other.is_control() && u32::from(other) < 0x80 => {
-                out.push_str(&format!("\\x{:02x}", u32::from(other)))
-            }
-            other if other.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(other))),
-            other => out.push(other),
-        }
+        let code = u32::from(character);
+        let escaped = match character {
+            '"' | '\\' => format!("\\{character}"),
+            '\n' => "\\n".to_owned(),
+            '\t' => "\\t".to_owned(),
+            '\r' => "\\r".to_owned(),
+            _ if !character.is_control() => character.to_string(),
+            _ if code < 0x80 => format!("\\x{code:02x}"),
+            _ => format!("\\u{code:04x}"),
+        };
+        out.push_str(&escaped);
     }
     out.push('"');
     out
