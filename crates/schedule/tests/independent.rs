@@ -1,4 +1,5 @@
 //! Properties, and the ticks of an implementation that shares nothing with ours: `croner` with `chrono-tz`.
+#![allow(clippy::unwrap_used)] // in helpers of tests too
 
 use chrono::{DateTime, TimeZone as _, Timelike as _};
 use chrono_tz::Tz;

@@ -1,4 +1,5 @@
 //! Replays what was recorded from Dapr's own parsers and schedule arithmetic.
+#![allow(clippy::unwrap_used)] // in helpers of tests too
 
 use outrigger_schedule::{Begin, DurationParts, JobSpec, JobTimes, Timestamp, duration, parse_rfc3339};
 use serde_json::{Value, json};
