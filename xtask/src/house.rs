@@ -217,7 +217,12 @@ const TABLE: &[Row] = &[
     },
     Row {
         who: &["outrigger-e2e", "outrigger-example-*"],
-        ours: &["outrigger-gojson", "outrigger-identity", "outrigger-oci", "outrigger-proto"],
+        ours: &[
+            "outrigger-gojson",
+            "outrigger-identity",
+            "outrigger-oci",
+            "outrigger-proto",
+        ],
         never: &[],
         why: "stands outside and speaks the wire to processes",
     },
