@@ -9,6 +9,8 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_local_secrets::register(&mut registry);
     outrigger_components_mdns::register(&mut registry);
     outrigger_components_nameformat::register(&mut registry);
+    #[cfg(feature = "postgresql")]
+    outrigger_components_postgresql::register(&mut registry);
     #[cfg(feature = "redis")]
     outrigger_components_redis::register(&mut registry);
     #[cfg(feature = "sqlite")]

@@ -75,6 +75,12 @@ const TABLE: &[Row] = &[
         why: "the domain's words, which everyone shares, stay free of any technique",
     },
     Row {
+        who: &["outrigger-client-tls"],
+        ours: &[],
+        never: IO,
+        why: "settings in, a TLS client out; whom it talks to is not its business",
+    },
+    Row {
         who: &["outrigger-cloudevents", "outrigger-trace-context"],
         ours: &["outrigger-gojson", "outrigger-model"],
         never: IO,
@@ -131,6 +137,7 @@ const TABLE: &[Row] = &[
     Row {
         who: &["outrigger-components-*"],
         ours: &[
+            "outrigger-client-tls",
             "outrigger-components-api",
             "outrigger-gojson",
             "outrigger-model",

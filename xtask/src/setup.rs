@@ -1,6 +1,6 @@
 //! What checks and tests need beside the Rust toolchain, installed once and found again in a moment:
-//! Debian's servers, cargo-deny, the official SDKs in `.cache/venv` (Python) and `.cache/npm` (JavaScript), and
-//! Kubernetes' programs in `.cache/kube`.
+//! Debian's servers, Kafka's jars in `.cache/kafka`, cargo-deny, the official SDKs in `.cache/venv` (Python) and
+//! `.cache/npm` (JavaScript), and Kubernetes' programs in `.cache/kube`.
 //!
 //! Each part leaves a stamp with what it was asked for; a changed list installs anew. Nothing is put outside
 //! `.cache` but Debian packages.
@@ -19,9 +19,14 @@ mod kube;
 /// The release of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Debian packages by a program that shows they are there.
+/// Debian packages by a program, or a folder, that shows they are there.
 const DEBIAN: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
+    ("/usr/lib/postgresql", "postgresql"),
+    ("rabbitmq-server", "rabbitmq-server"),
+    ("mosquitto", "mosquitto"),
+    ("java", "openjdk-17-jre-headless"),
+    ("mvn", "maven"),
     ("cc", "build-essential"),
     ("python3", "python3-venv"),
     ("etcd", "etcd-server"),
@@ -36,6 +41,7 @@ const DEBIAN: &[(&str, &str)] = &[
 pub(crate) fn run() -> Result<()> {
     let root = root()?;
     part("Debian packages", debian)?;
+    part("Kafka", || kafka(&root))?;
     part("cargo-deny", || cargo_deny(&root))?;
     part("Python SDK", || python(&root))?;
     part("JavaScript SDK", || node(&root))?;
@@ -58,7 +64,7 @@ fn part(name: &str, install: impl FnOnce() -> Result<bool>) -> Result<()> {
 fn debian() -> Result<bool> {
     let missing: Vec<_> = DEBIAN
         .iter()
-        .filter(|(program, _)| !on_path(program))
+        .filter(|(program, _)| !on_path(program) && !Path::new(program).is_dir())
         .map(|(_, package)| *package)
         .collect();
     if missing.is_empty() {
@@ -70,7 +76,7 @@ fn debian() -> Result<bool> {
     install
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&missing);
-    // Debian starts redis-server as a service on install; tests start their own on a free port.
+    // Debian starts servers as services on install; tests start their own on free ports.
     check(
         install
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -101,6 +107,26 @@ fn cargo_deny(root: &Path) -> Result<bool> {
             .env("CARGO_TARGET_DIR", root.join(".cache/tools/target")),
     )?;
     let _ = fs::remove_dir_all(root.join(".cache/tools/target"));
+    stamp.leave()
+}
+
+/// Kafka's server and what it needs, from Maven Central: the tests start it without a distribution of Kafka.
+fn kafka(root: &Path) -> Result<bool> {
+    let folder = root.join(".cache/kafka");
+    let pom = include_str!("setup/kafka-pom.xml");
+    let stamp = Stamp::new(folder.join("outrigger.stamp"), pom.to_owned());
+    if stamp.holds() && folder.join("jars").is_dir() {
+        return Ok(false);
+    }
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("pom.xml"), pom)?;
+    check(command(&folder, "mvn").args([
+        "--quiet",
+        "--batch-mode",
+        "dependency:copy-dependencies",
+        "-DincludeScope=runtime",
+        "-DoutputDirectory=jars",
+    ]))?;
     stamp.leave()
 }
 

@@ -6,6 +6,7 @@
 
 pub mod bindings;
 pub mod configuration;
+pub mod faults;
 pub mod lock;
 pub mod pubsub;
 pub mod state;

@@ -24,6 +24,8 @@ pub struct Traits {
     pub etag_needs_key: bool,
     /// Reads tell `ttlExpireTime` (Redis does not).
     pub tells_expiry: bool,
+    /// JSON comes back with other blanks (PostgreSQL's `jsonb`).
+    pub normalises_json: bool,
 }
 
 impl Traits {
@@ -34,6 +36,7 @@ impl Traits {
             rolls_back: true,
             etag_needs_key: true,
             tells_expiry: true,
+            normalises_json: false,
         }
     }
 
@@ -143,7 +146,10 @@ async fn values_come_back_as_they_were(store: &dyn StateStore, traits: &Traits) 
         let mut request = write(&key, "");
         request.value = StateValue::Json(value);
         store.set(request).await.unwrap();
-        let got = text(store, &key).await.unwrap();
+        let mut got = text(store, &key).await.unwrap();
+        if traits.normalises_json {
+            got = got.replace(": ", ":");
+        }
         // Redis does not escape HTML.
         assert_eq!(got.replace('<', "\\u003c").replace('>', "\\u003e"), expected);
     }

@@ -27,6 +27,7 @@ async fn the_store_keeps_every_promise() {
         rolls_back: false,
         etag_needs_key: false,
         tells_expiry: false,
+        normalises_json: false,
     };
     suite(Arc::new(connect(&server).await), &traits).await;
 }
