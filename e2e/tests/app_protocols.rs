@@ -109,7 +109,7 @@ async fn app(tls: Option<TlsAcceptor>) -> (u16, tokio::task::JoinHandle<()>) {
             match tls.clone() {
                 None => connections.spawn(serve(stream)),
                 Some(tls) => connections.spawn(async move {
-                    // The look whether somebody listens has no handshake.
+                    // The look whether somebody listens ends after the handshake.
                     if let Ok(stream) = tls.accept(stream).await {
                         serve(stream).await;
                     }

@@ -10,6 +10,7 @@ use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
 use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
+use outrigger_sidecar_core::invoke::message::NO_EVENTS;
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
 use outrigger_trace_context::TraceContext;
 use prost::Message;
@@ -63,7 +64,13 @@ impl GrpcApi {
             CoreBody::boxed(payload)
         };
         let request = wire::lead_to_request(first, body, span).map_err(|error| refused(&error))?;
-        let answer = self.call_app(app, request).await?;
+        let asks_for_events = request.asks_for_events();
+        let mut answer = self.call_app(app, request).await?;
+        if asks_for_events {
+            answer = answer
+                .into_events()
+                .ok_or_else(|| app_failed(&InvokeError::internal(NO_EVENTS)))?;
+        }
         let wait_for_first = content_length(&answer.headers).is_some_and(|length| length <= WAIT_BELOW);
         let lead = lead::encode_response(&answer);
         Ok(reply::response(

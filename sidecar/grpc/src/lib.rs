@@ -7,6 +7,7 @@
 
 mod access;
 mod dapr;
+mod deadline;
 mod error;
 mod internal;
 mod invoke;

@@ -9,6 +9,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
+use crate::deadline::{self, Limited};
 use crate::trace;
 use crate::{GrpcApi, Server, access, error, reflection};
 
@@ -17,12 +18,24 @@ const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
 const API_TOKEN: &str = "dapr-api-token";
 
 impl GrpcApi {
-    /// Answers one call.
+    /// Answers one call, within the time that its caller gives it.
     pub(crate) async fn handle(
         self: &Arc<Self>,
         server: Server,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Response<Body> {
+        let deadline = match deadline::of(request.headers()) {
+            Ok(None) => return self.answer(server, request).await,
+            Ok(Some(deadline)) => deadline,
+            Err(status) => return status.into_http(),
+        };
+        match tokio::time::timeout_at(deadline, Box::pin(self.answer(server, request))).await {
+            Ok(response) => response.map(|body| Body::new(Limited::new(body, deadline))),
+            Err(_) => deadline::exceeded().into_http(),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, server: Server, mut request: Request<Incoming>) -> Response<Body> {
         if server == Server::Api
             && let Err(status) = self.authorise(&mut request)
         {

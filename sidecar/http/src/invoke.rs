@@ -12,6 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::invoke::headers::{API_TOKEN, APP_ID, to_http};
+use outrigger_sidecar_core::invoke::message::{NO_EVENTS, asks_for_events};
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, escape, sniff};
 use outrigger_sidecar_core::{Body, BodyError};
 use outrigger_trace_context::TraceContext;
@@ -35,7 +36,7 @@ pub(crate) async fn handle(api: Arc<HttpApi>, mut request: ApiRequest) -> Result
     };
     // Only calls that go through another sidecar are turned into an event stream; the own app's answer stays as it is.
     let streaming_events =
-        is_event_stream(&request.parts.headers) && api.core.invoker.goes_to_a_peer(&target);
+        asks_for_events(&request.parts.headers) && api.core.invoker.goes_to_a_peer(&target);
     if streaming_events {
         request
             .parts
@@ -101,14 +102,6 @@ fn basic_auth_target(headers: &HeaderMap) -> Option<String> {
     (user.eq_ignore_ascii_case(APP_ID.as_str()) && !id.is_empty() && !id.contains(':')).then(|| id.to_owned())
 }
 
-/// Only exactly this value asks for an event stream.
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case("text/event-stream"))
-}
-
 /// The verb as the internal wire knows it: any case of letters, and `POST` for what it does not know.
 fn verb(method: &Method) -> Method {
     let upper = method.as_str().to_ascii_uppercase();
@@ -169,13 +162,15 @@ async fn to_response(
     event_stream: bool,
     streamed: bool,
 ) -> Result<Response<Body>, InvokeError> {
-    if !answer.status.is_http() {
+    if !answer.status.is_http() && !(event_stream && answer.status.code == 0) {
         return grpc_response(answer).await;
     }
-    let status = u16::try_from(answer.status.code)
-        .ok()
-        .and_then(|code| StatusCode::from_u16(code).ok())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = match u16::try_from(answer.status.code) {
+        // The other sidecar hands on an event stream: it tells no status, and there is one only where the app's was good.
+        Ok(0) => StatusCode::OK,
+        Ok(code) => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
     let mut out = to_http(&answer.headers);
     // What the app says about its trace goes before our own span.
     TraceContext::hand_on(None, &answer.headers, &mut out);
@@ -184,7 +179,7 @@ async fn to_response(
         // Not helpful, but what Dapr answers.
         return Err(InvokeError::status(
             GrpcCode::Internal,
-            "error invoking app channel: no response received from stream",
+            format!("error invoking app channel: {NO_EVENTS}"),
         ));
     }
     // Whoever streams a request gets the answer streamed as well.

@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Dials every 100 ms until the app answers. An app of a TLS protocol must complete the handshake: its port may be
 /// open before it can.
 pub(super) async fn until_listening(config: &AppConfig, port: u16) {
-    let connector = Connector::http2(config.protocol.is_tls());
+    let connector = Connector::probe(config.protocol.is_tls());
     loop {
         let dial = connector.dial(&config.address, port);
         if matches!(tokio::time::timeout(TIMEOUT, dial).await, Ok(Ok(()))) {

@@ -63,6 +63,11 @@ impl Connector {
         Self::with(false, Some(timeout), move || tls.config())
     }
 
+    /// To see whether an app listens, whatever it speaks inside TLS.
+    pub(super) fn probe(tls: bool) -> Self {
+        Self::with(tls, None, || unverified(&[]))
+    }
+
     /// HTTP/2 to a gRPC app.
     pub(super) fn http2(tls: bool) -> Self {
         Self::with(tls, None, || unverified(&[b"h2"]))

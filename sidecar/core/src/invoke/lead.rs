@@ -436,6 +436,7 @@ mod tests {
             trailers: headers(),
             content_type: "text/plain".into(),
             type_url: None,
+            is_event_stream: false,
             body: Body::Empty,
         }
     }

@@ -146,6 +146,7 @@ pub(super) fn from_http(response: http::Response<Body>) -> InvokeResponse {
         trailers: HeaderMap::new(),
         content_type,
         type_url: None,
+        is_event_stream: false,
         body,
     }
 }
@@ -200,6 +201,7 @@ async fn invoke_grpc(
         trailers: answer.trailers,
         content_type: message.content_type,
         type_url,
+        is_event_stream: false,
         body: Body::full(Bytes::from(value)),
     })
 }

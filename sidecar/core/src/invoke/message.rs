@@ -1,6 +1,8 @@
 //! The protocol-neutral form of a call and its answer.
 
-use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue};
+use http_body::Body as _;
 use outrigger_trace_context::TraceContext;
 
 use crate::Body;
@@ -13,6 +15,17 @@ pub enum Origin {
     Http,
     /// gRPC metadata; values of `-bin` keys are base64 text.
     Grpc,
+}
+
+/// What becomes of an event stream that the app did not begin.
+pub const NO_EVENTS: &str = "no response received from stream";
+
+/// Whether these headers ask for an event stream: only exactly this value does.
+pub fn asks_for_events(headers: &HeaderMap) -> bool {
+    headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// A call.
@@ -45,7 +58,12 @@ pub struct InvokeRequest {
 impl InvokeRequest {
     /// Whether the caller streams a body whose length nobody knows.
     pub fn is_streamed(&self) -> bool {
-        self.content_length.is_none() && !http_body::Body::is_end_stream(&self.body)
+        self.content_length.is_none() && !self.body.is_end_stream()
+    }
+
+    /// Whether an HTTP caller asks for an event stream.
+    pub fn asks_for_events(&self) -> bool {
+        self.origin == Origin::Http && asks_for_events(&self.headers)
     }
 
     /// The same call with other headers and body.
@@ -108,6 +126,25 @@ pub struct InvokeResponse {
     pub content_type: String,
     /// `type_url` of the data, mostly empty; `None` = the message had no data field.
     pub type_url: Option<String>,
+    /// Events on their way to another sidecar, see [`Self::into_events`].
+    pub is_event_stream: bool,
     /// The body.
     pub body: Body,
+}
+
+impl InvokeResponse {
+    /// An app's answer as sidecars hand on event streams: what the app wrote goes through unseen, so that neither its
+    /// status nor a content type of a message is told, and its headers stand as they came. `None` if the app did
+    /// not begin a stream.
+    pub fn into_events(mut self) -> Option<Self> {
+        if self.origin != Origin::Http || !(200..300).contains(&self.status.code) {
+            return None;
+        }
+        self.status = InvokeStatus::default();
+        if let Some(length) = self.body.size_hint().exact().filter(|length| *length > 0) {
+            self.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        self.is_event_stream = true;
+        Some(self)
+    }
 }

@@ -105,12 +105,7 @@ impl Invoker {
             headers.append(API_TOKEN, token);
         }
         let response = app.channel().oneshot(request.map(TonicBody::new)).await;
-        let response = response.map_err(|error| {
-            InvokeError::status(
-                GrpcCode::Unavailable,
-                format!("connection error: desc = \"{}\"", with_source(&error)),
-            )
-        })?;
+        let response = response.map_err(|error| app_failed(&error))?;
         peek(response.map(|body| {
             body.map_err(|status| BodyError::Connection(status.message().to_owned()))
                 .boxed_unsync()
@@ -229,6 +224,21 @@ impl Invoker {
             }
         }
     }
+}
+
+/// The client minds the caller's `grpc-timeout` as well; the rest are connections that failed.
+fn app_failed(error: &tonic::transport::Error) -> InvokeError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if cause.is::<tonic::TimeoutExpired>() {
+            return policy_error(PolicyError::Timeout);
+        }
+        source = cause.source();
+    }
+    InvokeError::status(
+        GrpcCode::Unavailable,
+        format!("connection error: desc = \"{}\"", with_source(error)),
+    )
 }
 
 /// Waits for the first message, or for the end.

@@ -185,7 +185,7 @@ pub fn response(response: &InvokeResponse) -> InternalInvokeResponse {
     }
 }
 
-/// The fields `status` and `message` of an answer; a failed gRPC app has sent no message.
+/// The fields `status` and `message` of an answer; a failed gRPC app has sent no message, and an event stream has none.
 pub(super) fn response_parts(response: &InvokeResponse) -> (Status, Option<common::InvokeResponse>) {
     let status = Status {
         code: response.status.code,
@@ -193,7 +193,7 @@ pub(super) fn response_parts(response: &InvokeResponse) -> (Status, Option<commo
         details: response.status.details.clone(),
     };
     let failed = response.origin == Origin::Grpc && response.status.code != 0;
-    let message = (!failed).then(|| common::InvokeResponse {
+    let message = (!failed && !response.is_event_stream).then(|| common::InvokeResponse {
         data: any_of(response.type_url.as_deref()),
         content_type: response.content_type.clone(),
     });
@@ -236,6 +236,7 @@ pub fn to_response(lead: ResponseLead, body: Body) -> InvokeResponse {
         trailers: lead.trailers,
         content_type: message.content_type,
         type_url: message.data.map(|data| data.type_url),
+        is_event_stream: false,
         body,
     }
 }
