@@ -122,7 +122,12 @@ mod tests {
 
     #[test]
     fn times_are_read_in_every_unit_and_nonsense_is_named() {
-        for (text, millis) in [("2H", 7_200_000), ("1M", 60_000), ("3S", 3000), ("99999999m", 99_999_999)] {
+        for (text, millis) in [
+            ("2H", 7_200_000),
+            ("1M", 60_000),
+            ("3S", 3000),
+            ("99999999m", 99_999_999),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(parse("5u"), Ok(Duration::from_micros(5)));
@@ -145,9 +150,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_outlasts_its_time_ends_with_a_status() {
         let first = Frame::data(Bytes::from_static(b"one"));
-        let messages = futures_util::stream::iter([Ok::<_, Status>(first)]).chain(futures_util::stream::pending());
+        let messages =
+            futures_util::stream::iter([Ok::<_, Status>(first)]).chain(futures_util::stream::pending());
         let started = Instant::now();
-        let mut body = Limited::new(Body::new(StreamBody::new(messages)), started + Duration::from_secs(3));
+        let mut body = Limited::new(
+            Body::new(StreamBody::new(messages)),
+            started + Duration::from_secs(3),
+        );
         assert!(body.frame().await.unwrap().unwrap().is_data());
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(started.elapsed(), Duration::from_secs(3));
