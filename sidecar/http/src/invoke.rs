@@ -162,7 +162,8 @@ async fn to_response(
     event_stream: bool,
     streamed: bool,
 ) -> Result<Response<Body>, InvokeError> {
-    if !answer.status.is_http() && !(event_stream && answer.status.code == 0) {
+    let is_handed_on = event_stream && answer.status.code == 0;
+    if !answer.status.is_http() && !is_handed_on {
         return grpc_response(answer).await;
     }
     let status = match u16::try_from(answer.status.code) {
