@@ -42,6 +42,12 @@ const TABLE: &[Row] = &[
         why: "text in, text out",
     },
     Row {
+        who: &["outrigger-crds"],
+        ours: &[],
+        never: IO,
+        why: "types and their schemas; who stores or serves them is not its business",
+    },
+    Row {
         who: &["outrigger-oci"],
         ours: &[],
         never: IO,
@@ -235,7 +241,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         who: &["xtask"],
-        ours: &[],
+        ours: &["outrigger-crds", "outrigger-oci"],
         never: &["tonic"],
         why: "builds even when nothing else does",
     },

@@ -5,6 +5,7 @@
 
 mod bench;
 mod ci;
+mod crds;
 mod demo;
 mod setup;
 mod workspace;
@@ -37,6 +38,8 @@ enum Task {
     Setup,
     /// Two apps on official SDKs with our sidecars: builds them, runs them and shows what happens
     Demo(demo::DemoArgs),
+    /// Write the custom resource definitions in `crds/` and in the chart from the types in `crates/crds`
+    Crds,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
     Bench(bench::BenchArgs),
     #[command(hide = true)]
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Setup => setup::run(),
         Task::Demo(args) => demo::run(&args),
+        Task::Crds => crds::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),
