@@ -11,9 +11,24 @@
 //! docs/ACTORS.md. Everything outside is behind a trait ([`seams`]), and time is tokio's alone, so the engine runs
 //! unchanged in a simulation.
 
+pub mod config;
+pub mod engine;
 pub mod error;
+mod idle;
+mod instance;
 pub mod key;
+pub mod lock;
+pub mod metrics;
 pub mod reminders;
+pub mod router;
+mod routing;
+pub mod seams;
+pub mod service;
+mod session;
+pub mod state;
+pub mod timers;
 
+pub use engine::{Engine, EngineOptions, EngineParts, EngineStatus};
 pub use error::ActorError;
 pub use key::ActorKey;
+pub use service::ActorService;
