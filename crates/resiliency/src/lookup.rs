@@ -98,6 +98,11 @@ impl Resiliency {
         self.inner.loaded.apps.contains_key(app)
     }
 
+    /// Whether an actor type has a target of its own, so that built-in retries do not apply to it.
+    pub fn has_actor(&self, actor_type: &str) -> bool {
+        self.inner.loaded.actors.contains_key(actor_type)
+    }
+
     /// Whether a component has a target of its own.
     pub fn has_component(&self, name: &str) -> bool {
         self.inner.loaded.components.contains_key(name)

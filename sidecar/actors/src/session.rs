@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn acknowledge(&mut self, operation: HostOperation, version: u64) -> Result<(), StreamEnd> {
+    async fn acknowledge(&self, operation: HostOperation, version: u64) -> Result<(), StreamEnd> {
         self.send(Host {
             id: self.engine.options.app_id.to_string(),
             namespace: self.engine.options.namespace.to_string(),
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
         .await
     }
 
-    async fn send(&mut self, host: Host) -> Result<(), StreamEnd> {
+    async fn send(&self, host: Host) -> Result<(), StreamEnd> {
         match tokio::time::timeout(SEND_LIMIT, self.reports.send(host)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(refused("the stream to the placement service is closed")),

@@ -171,7 +171,7 @@ impl Times {
             next,
             left: period
                 .as_ref()
-                .map(|period| i64::from(period.repetitions))
+                .map(|period| period.repetitions)
                 .filter(|left| *left > 0),
             period,
             until,
