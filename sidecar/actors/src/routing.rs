@@ -11,15 +11,20 @@ use crate::seams::Heard;
 
 /// How long this sidecar may act on what it was last told.
 #[derive(Debug, Clone)]
-pub(crate) struct Lease {
-    pub(crate) heard: Heard,
-    pub(crate) length: Duration,
+pub(crate) enum Lease {
+    /// Until then, unless it is renewed.
+    Granted { until: Instant },
+    /// For so long from the last word.
+    Paced { heard: Heard, length: Duration },
 }
 
 impl Lease {
-    /// When it ends unless something is heard before.
+    /// When it ends as of now.
     pub(crate) fn end(&self) -> Instant {
-        self.heard.last() + self.length
+        match self {
+            Self::Granted { until } => *until,
+            Self::Paced { heard, length } => heard.last() + *length,
+        }
     }
 }
 
@@ -208,7 +213,7 @@ mod tests {
         let routing = Routing::new("a:1");
         routing.state().current = Some(tables(1, &["a:1"]));
         let heard = Heard::default();
-        routing.set_lease(Some(Lease {
+        routing.set_lease(Some(Lease::Paced {
             heard: heard.clone(),
             length: Duration::from_secs(3),
         }));

@@ -145,11 +145,18 @@ pub struct PlacementStream {
     pub heard: Heard,
 }
 
+/// Terms on which a placement service grants leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// How long a lease runs (`outrigger-lease-ms`).
+    pub length: Duration,
+}
+
 /// What comes from the placement service.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamEvent {
-    /// The stream was accepted; the lease if the service tells one (docs/ACTORS.md).
-    Accepted(Option<Duration>),
+    /// The stream was accepted; the terms of leases if the service grants any (docs/ACTORS.md).
+    Accepted(Option<LeaseTerms>),
     /// An order.
     Order(PlacementOrder),
 }

@@ -22,10 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Link, Why};
 use crate::seams::{PlacementConnector, PlacementStream, StreamEnd, StreamEvent};
-use lease::LeaseWatch;
+use lease::{Due, LeaseWatch};
 
 /// What sidecars of this generation report; services ignore it by now.
 const API_LEVEL: u32 = 20;
+/// The order that answers a number, and the report that asks with it: between our sidecars and our service only.
+const LEASE_ORDER: &str = "lease";
+const LEASE_OPERATION: i32 = 5;
 /// How long a replica may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long the service may leave a report unread.
@@ -40,28 +43,30 @@ pub(crate) async fn run(engine: &Arc<Engine>, mut connector: Box<dyn PlacementCo
     if stop.run_until_cancelled(first_registration(engine)).await.is_none() {
         return;
     }
+    let mut lease = LeaseWatch::default();
     let mut failed: usize = 0;
     while !stop.is_cancelled() {
         let (count, types) = report(engine);
         let first = host(engine, &types);
         let connecting = tokio::time::timeout(CONNECT_LIMIT, connector.connect(first));
-        let end = match stop.run_until_cancelled(connecting).await {
-            None => return,
+        let connecting = stop.run_until_cancelled(connecting);
+        let end = match under_lease(engine, &mut lease, connecting).await {
+            None => break,
             Some(Err(_)) => refused(format!("no connection within {CONNECT_LIMIT:?}")),
             Some(Ok(Err(end))) => end,
             Some(Ok(Ok(stream))) => {
                 engine.observer.reported(&types);
                 let mut session = Session::new(engine, stream.reports.clone(), count, types);
-                let end = session.run(stream, stop).await;
+                let end = session.run(stream, &mut lease, stop).await;
                 if session.was_ready {
                     failed = 0;
                 }
-                session.over(&end, stop.is_cancelled());
+                session.over(&end, &mut lease);
                 end
             }
         };
         if stop.is_cancelled() {
-            return;
+            break;
         }
         failed = failed.saturating_add(1);
         let pause = pause(failed, connector.replicas(), end.not_leader);
@@ -72,7 +77,35 @@ pub(crate) async fn run(engine: &Arc<Engine>, mut connector: Box<dyn PlacementCo
         } else {
             tracing::debug!(target: "dapr.runtime.actors.placement", "{end}; next attempt in {pause:?}");
         }
-        stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        let sleeping = stop.run_until_cancelled(tokio::time::sleep(pause));
+        under_lease(engine, &mut lease, sleeping).await;
+    }
+    void(engine, &mut lease, "this sidecar stops");
+}
+
+/// Waits for something while there is no stream; when the lease ends meanwhile, so does everything.
+async fn under_lease<T>(engine: &Arc<Engine>, lease: &mut LeaseWatch, waiting: impl Future<Output = T>) -> T {
+    tokio::pin!(waiting);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut waiting => return done,
+            () = lease.over() => void(engine, lease, "the lease of this sidecar ended before it found the placement service again"),
+        }
+    }
+}
+
+/// Nothing is known any more, and nobody acts on what was known: every actor ends.
+fn void(engine: &Arc<Engine>, lease: &mut LeaseWatch, why: &str) {
+    engine.link.send_if_modified(|link| std::mem::take(&mut link.ready));
+    let end = engine.routing.forget();
+    lease.forget();
+    let instances = engine.instances();
+    if !instances.is_empty() {
+        tracing::warn!(target: "dapr.runtime.actors.placement", "{} active actors end: {why}", instances.len());
+    }
+    for instance in &instances {
+        engine.release(instance, Why::Lost(end));
     }
 }
 
@@ -163,10 +196,9 @@ impl<'a> Session<'a> {
     }
 
     /// Obeys orders until the stream ends; says why it did.
-    async fn run(&mut self, stream: PlacementStream, stop: &CancellationToken) -> StreamEnd {
+    async fn run(&mut self, stream: PlacementStream, lease: &mut LeaseWatch, stop: &CancellationToken) -> StreamEnd {
         let PlacementStream { reports, mut orders, heard } = stream;
         drop(reports);
-        let mut lease = LeaseWatch::new(heard);
         let mut changes = self.engine.reported.subscribe();
         changes.mark_changed();
         loop {
@@ -174,15 +206,18 @@ impl<'a> Session<'a> {
                 event = orders.next() => match event {
                     None => Err(refused("the placement service closed the stream")),
                     Some(Err(end)) => Err(end),
-                    Some(Ok(StreamEvent::Accepted(told))) => {
-                        lease.accepted(told, &self.engine.routing);
+                    Some(Ok(StreamEvent::Accepted(terms))) => {
+                        if !lease.accepted(terms, heard.clone(), &self.engine.routing) {
+                            void(self.engine, lease, "the placement service knows no leases");
+                        }
                         self.set_link(|link| link.connected = true);
                         Ok(())
                     }
-                    Some(Ok(StreamEvent::Order(order))) => {
-                        self.set_link(|link| link.connected = true);
-                        self.obey(order).await
+                    Some(Ok(StreamEvent::Order(order))) if order.operation == LEASE_ORDER => {
+                        lease.granted(order.version, &self.engine.routing);
+                        Ok(())
                     }
+                    Some(Ok(StreamEvent::Order(order))) => self.obey(order).await,
                 },
                 version = drained(&mut self.draining) => {
                     self.draining = None;
@@ -192,9 +227,10 @@ impl<'a> Session<'a> {
                     Ok(()) => self.report_changes().await,
                     Err(_) => Err(refused("the engine ended")),
                 },
-                () = lease.over(&self.engine.routing) => Err(refused(format!(
-                    "nothing was heard from the placement service for {:?}", lease.length().unwrap_or_default()
-                ))),
+                due = lease.due(&self.engine.routing) => match due {
+                    Due::Send(number) => self.ask_for_lease(number).await,
+                    Due::Over => Err(refused("nothing was heard from the placement service for the length of the lease")),
+                },
                 () = at(self.round_ends) => Err(refused(format!(
                     "a round took longer than {:?} (--actors-disseminate-timeout)", self.engine.options.round_limit
                 ))),
@@ -249,21 +285,22 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// The stream is gone. Nothing is known any more, and nobody acts on what was known: every actor ends.
-    fn over(&self, end: &StreamEnd, is_stopping: bool) {
-        let engine = self.engine;
-        self.set_link(|link| {
-            link.connected = false;
-            link.ready = false;
-        });
-        let lease_end = engine.routing.forget();
-        let instances = engine.instances();
-        if !is_stopping && !instances.is_empty() {
-            tracing::warn!(target: "dapr.runtime.actors.placement",
-                "{} active actors end, since the stream to the placement service is gone: {end}", instances.len());
-        }
-        for instance in &instances {
-            engine.release(instance, Why::Lost(lease_end));
+    async fn ask_for_lease(&self, number: u64) -> Result<(), StreamEnd> {
+        self.send(Host {
+            id: self.engine.options.app_id.to_string(),
+            namespace: self.engine.options.namespace.to_string(),
+            operation: LEASE_OPERATION,
+            version: Some(number),
+            ..Host::default()
+        })
+        .await
+    }
+
+    /// The stream is gone. Under a lease that goes on nothing happens yet; otherwise all that was known is void.
+    fn over(&self, end: &StreamEnd, lease: &mut LeaseWatch) {
+        self.set_link(|link| link.connected = false);
+        if !lease.stream_ended() {
+            void(self.engine, lease, &format!("the stream to the placement service is gone: {end}"));
         }
     }
 }
