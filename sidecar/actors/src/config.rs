@@ -128,7 +128,11 @@ impl HostedTypes {
         };
         let default = TypeConfig {
             idle_timeout: duration(first.actor_idle_timeout, DEFAULT_IDLE, "actor_idle_timeout")?,
-            drain_timeout: duration(first.drain_ongoing_call_timeout, DEFAULT_DRAIN, "drain_ongoing_call_timeout")?,
+            drain_timeout: duration(
+                first.drain_ongoing_call_timeout,
+                DEFAULT_DRAIN,
+                "drain_ongoing_call_timeout",
+            )?,
             drain_rebalanced: first.drain_rebalanced_actors.unwrap_or(true),
             reentrancy: reentrancy(first.reentrancy),
             turns: true,
@@ -180,9 +184,16 @@ impl Settings {
         };
         Ok(TypeConfig {
             idle_timeout: read(self.actor_idle_timeout, DEFAULT_IDLE, "actorIdleTimeout")?,
-            drain_timeout: read(self.drain_ongoing_call_timeout, DEFAULT_DRAIN, "drainOngoingCallTimeout")?,
+            drain_timeout: read(
+                self.drain_ongoing_call_timeout,
+                DEFAULT_DRAIN,
+                "drainOngoingCallTimeout",
+            )?,
             drain_rebalanced: self.drain_rebalanced_actors.unwrap_or(true),
-            reentrancy: self.reentrancy.filter(|r| r.enabled).map(|r| depth(r.max_stack_depth)),
+            reentrancy: self
+                .reentrancy
+                .filter(|r| r.enabled)
+                .map(|r| depth(r.max_stack_depth)),
             turns: true,
         })
     }
@@ -198,7 +209,10 @@ impl Settings {
             idle_timeout: read(self.actor_idle_timeout, DEFAULT_IDLE),
             drain_timeout: read(self.drain_ongoing_call_timeout, DEFAULT_DRAIN),
             drain_rebalanced: self.drain_rebalanced_actors.unwrap_or(true),
-            reentrancy: self.reentrancy.filter(|r| r.enabled).map(|r| depth(r.max_stack_depth)),
+            reentrancy: self
+                .reentrancy
+                .filter(|r| r.enabled)
+                .map(|r| depth(r.max_stack_depth)),
             turns: true,
         }
     }
@@ -246,8 +260,14 @@ mod tests {
     #[test]
     fn a_bad_setting_of_the_app_itself_is_an_error_that_names_it() {
         for (json, name) in [
-            (r#"{"entities": ["a"], "actorIdleTimeout": "soon"}"#, "actorIdleTimeout"),
-            (r#"{"entities": ["a"], "drainOngoingCallTimeout": "5"}"#, "drainOngoingCallTimeout"),
+            (
+                r#"{"entities": ["a"], "actorIdleTimeout": "soon"}"#,
+                "actorIdleTimeout",
+            ),
+            (
+                r#"{"entities": ["a"], "drainOngoingCallTimeout": "5"}"#,
+                "drainOngoingCallTimeout",
+            ),
             (r#"{"entities": 5}"#, "configuration"),
             ("[]", "configuration"),
         ] {
@@ -255,7 +275,12 @@ mod tests {
             assert!(error.contains(name), "{error}");
         }
         assert!(HostedTypes::from_json(b"{}").unwrap().types.is_empty());
-        assert!(HostedTypes::from_json(br#"{"entities": null, "entitiesConfig": null}"#).unwrap().types.is_empty());
+        assert!(
+            HostedTypes::from_json(br#"{"entities": null, "entitiesConfig": null}"#)
+                .unwrap()
+                .types
+                .is_empty()
+        );
     }
 
     #[test]

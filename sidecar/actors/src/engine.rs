@@ -151,10 +151,7 @@ impl Engine {
 
     /// Runs until `stop`: keeps up the connection to the placement service and ends idle actors.
     pub async fn run(self: Arc<Self>, connector: Box<dyn PlacementConnector>, stop: CancellationToken) {
-        tokio::join!(
-            crate::session::run(&self, connector, &stop),
-            self.end_idle(&stop),
-        );
+        tokio::join!(crate::session::run(&self, connector, &stop), self.end_idle(&stop),);
         self.routing.close();
         self.timers.clear();
     }
@@ -302,7 +299,10 @@ impl Engine {
                 "a turn is cut off: it did not end within {drain:?} (drainOngoingCallTimeout)");
         }
         instance.cut.cancel();
-        if tokio::time::timeout(CUT_LIMIT, instance.lock.idle()).await.is_err() {
+        if tokio::time::timeout(CUT_LIMIT, instance.lock.idle())
+            .await
+            .is_err()
+        {
             tracing::error!(target: "dapr.runtime.actors", actor = %instance.key, "a turn cannot be cut off");
         }
         let telling = async {
@@ -313,7 +313,8 @@ impl Engine {
             Ok(Ok(())) => self.observer.deactivated(&hosted.name),
             Ok(Err(error)) => {
                 tracing::debug!(target: "dapr.runtime.actors", actor = %instance.key, "deactivation failed: {error}");
-                self.observer.deactivation_failed(&hosted.name, &error.to_string());
+                self.observer
+                    .deactivation_failed(&hosted.name, &error.to_string());
             }
             Err(_) => {
                 tracing::warn!(target: "dapr.runtime.actors", actor = %instance.key,
@@ -351,7 +352,11 @@ impl Engine {
 
     /// All active actors, those included whose end has begun.
     pub(crate) fn instances(&self) -> Vec<Arc<Instance>> {
-        self.hosting.all().iter().flat_map(|hosted| hosted.all()).collect()
+        self.hosting
+            .all()
+            .iter()
+            .flat_map(|hosted| hosted.all())
+            .collect()
     }
 
     /// Leaves in order: the types are withdrawn, the actors stay in service until a new table moves them away, then

@@ -94,7 +94,10 @@ impl IdleQueue {
 
     fn take_first(&self) -> Option<Arc<Instance>> {
         let Reverse(entry) = self.heap.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        let instance = entry.instance.upgrade().filter(|instance| !instance.is_releasing())?;
+        let instance = entry
+            .instance
+            .upgrade()
+            .filter(|instance| !instance.is_releasing())?;
         let due = instance.last_used() + instance.hosted.config.idle_timeout;
         let now = Instant::now();
         if due > now {

@@ -47,7 +47,9 @@ impl Instance {
 
     /// Whether its state may be written.
     pub(crate) fn may_write(&self) -> bool {
-        !self.cut.is_cancelled() && !self.gone.is_cancelled() && self.deadline.get().is_none_or(|at| Instant::now() < *at)
+        !self.cut.is_cancelled()
+            && !self.gone.is_cancelled()
+            && self.deadline.get().is_none_or(|at| Instant::now() < *at)
     }
 
     /// Whether its end has begun.
@@ -152,7 +154,11 @@ pub(crate) struct Hosting {
 impl Hosting {
     /// The type of this name, if it is hosted.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Hosted>> {
-        self.types.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.types
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// All types, in no order.
@@ -181,7 +187,10 @@ impl Hosting {
         let number = registrations.0;
         registrations.1.push(Registration {
             number,
-            types: types.into_iter().map(|(name, config)| (name.into(), config)).collect(),
+            types: types
+                .into_iter()
+                .map(|(name, config)| (name.into(), config))
+                .collect(),
             target,
         });
         let replaced = self.refresh(&registrations.1);
@@ -191,13 +200,19 @@ impl Hosting {
     /// Removes a registration; returns the types whose actors must end.
     pub(crate) fn remove(&self, number: u64) -> Vec<Arc<Hosted>> {
         let mut registrations = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
-        registrations.1.retain(|registration| registration.number != number);
+        registrations
+            .1
+            .retain(|registration| registration.number != number);
         self.refresh(&registrations.1)
     }
 
     /// Whether there was any registration so far, an empty one included.
     pub(crate) fn has_registered(&self) -> bool {
-        self.registrations.lock().unwrap_or_else(PoisonError::into_inner).0 > 0
+        self.registrations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            > 0
     }
 
     fn refresh(&self, registrations: &[Registration]) -> Vec<Arc<Hosted>> {

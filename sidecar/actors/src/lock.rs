@@ -230,7 +230,10 @@ impl State {
         if self.running.as_ref().is_some_and(has) {
             return self.running.as_mut().map(|chain| (chain, true));
         }
-        self.waiting.iter_mut().find(|chain| has(chain)).map(|chain| (chain, false))
+        self.waiting
+            .iter_mut()
+            .find(|chain| has(chain))
+            .map(|chain| (chain, false))
     }
 }
 
@@ -291,7 +294,10 @@ mod tests {
         let lock = Arc::new(TurnLock::default());
         let one = lock.acquire(Some(("a", 2))).await.unwrap();
         let two = lock.acquire(Some(("a", 2))).await.unwrap();
-        assert_eq!(lock.acquire(Some(("a", 2))).await.unwrap_err(), LockError::TooDeep);
+        assert_eq!(
+            lock.acquire(Some(("a", 2))).await.unwrap_err(),
+            LockError::TooDeep
+        );
         let other = tokio::spawn({
             let lock = lock.clone();
             async move { lock.acquire(Some(("b", 2))).await.map(drop) }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_model::{ApiError, GrpcCode};
-use outrigger_proto::internals::v1::{InternalInvokeRequest, InternalInvokeResponse, ListStringValue, Reminder};
+use outrigger_proto::internals::v1::{
+    InternalInvokeRequest, InternalInvokeResponse, ListStringValue, Reminder,
+};
 use outrigger_resiliency::{Failure, Policy, PolicyError};
 use outrigger_trace_context::TraceContext;
 use tokio::sync::oneshot;
@@ -111,7 +113,12 @@ impl Engine {
             match self.locate(&key, chain).await? {
                 Located::Here(instance) => {
                     match self
-                        .turn(&instance, chain, Work::Invoke(Arc::clone(&request)), trace.clone())
+                        .turn(
+                            &instance,
+                            chain,
+                            Work::Invoke(Arc::clone(&request)),
+                            trace.clone(),
+                        )
                         .await
                     {
                         Ok(response) => return Ok(response.unwrap_or_default()),
@@ -178,7 +185,11 @@ impl Engine {
     ///
     /// # Errors
     /// See [`ActorError`]; [`ActorError::ReminderCanceled`] if the app asked for it.
-    pub async fn fire(self: &Arc<Self>, call: ReminderCall, trace: Option<TraceContext>) -> Result<(), ActorError> {
+    pub async fn fire(
+        self: &Arc<Self>,
+        call: ReminderCall,
+        trace: Option<TraceContext>,
+    ) -> Result<(), ActorError> {
         self.fire_from(call, trace, false).await
     }
 
@@ -212,7 +223,8 @@ impl Engine {
         };
         let success = matches!(result, Ok(()) | Err(ActorError::ReminderCanceled));
         if !is_remote {
-            self.observer.fired(&call.actor.actor_type, call.timer.is_some(), success);
+            self.observer
+                .fired(&call.actor.actor_type, call.timer.is_some(), success);
         }
         result
     }
@@ -350,7 +362,13 @@ impl Engine {
         let _pending = Pending::new(self, instance);
         let turn = if config.turns && !matches!(&work, Work::Fire(call) if call.skip_lock) {
             let joined = chain.as_deref().zip(config.reentrancy);
-            Some(instance.lock.acquire(joined).await.map_err(|error| lock_error(instance, error))?)
+            Some(
+                instance
+                    .lock
+                    .acquire(joined)
+                    .await
+                    .map_err(|error| lock_error(instance, error))?,
+            )
         } else if instance.is_releasing() {
             return Err(TurnError::Closed);
         } else {
@@ -435,7 +453,9 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.engine.observer.pending_calls(&self.instance.key.actor_type, -1);
+        self.engine
+            .observer
+            .pending_calls(&self.instance.key.actor_type, -1);
     }
 }
 
@@ -457,7 +477,10 @@ fn chain_of(request: &InternalInvokeRequest) -> Option<&str> {
 /// Whether the app marked its answer as an error of the actor.
 pub fn is_actor_error(answer: &InternalInvokeResponse) -> bool {
     const MARK: &str = "X-Daprerrorresponseheader";
-    answer.headers.get(MARK).is_some_and(|values| !values.values.is_empty())
+    answer
+        .headers
+        .get(MARK)
+        .is_some_and(|values| !values.values.is_empty())
 }
 
 /// A call that came here though the actor is elsewhere, as it is passed on; `None` if it was passed on before.

@@ -162,7 +162,9 @@ impl Routing {
 
 impl State {
     fn may_act(&self) -> bool {
-        self.lease.as_ref().is_none_or(|lease| Instant::now() < lease.end())
+        self.lease
+            .as_ref()
+            .is_none_or(|lease| Instant::now() < lease.end())
     }
 
     /// The newest table, in force or not.

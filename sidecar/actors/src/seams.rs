@@ -77,7 +77,12 @@ pub trait ActorPeers: Send + Sync + 'static {
     ) -> Result<InternalInvokeResponse, ActorError>;
 
     /// `CallActorReminder`
-    async fn fire(&self, owner: &Owner, reminder: Reminder, trace: Option<&TraceContext>) -> Result<(), ActorError>;
+    async fn fire(
+        &self,
+        owner: &Owner,
+        reminder: Reminder,
+        trace: Option<&TraceContext>,
+    ) -> Result<(), ActorError>;
 
     /// `CallActorStream`
     async fn stream(

@@ -188,24 +188,39 @@ impl ActorService {
         let failed = |error: &ReminderError| failed("DELETE", "deleting", error);
         let keeper = keeper(engine, actor_type, failed).await?;
         let ids = actor_id.map_or(ActorIds::StartingWith(""), ActorIds::One);
-        keeper.delete_many(actor_type, ids).await.map_err(|error| failed(&error))
+        keeper
+            .delete_many(actor_type, ids)
+            .await
+            .map_err(|error| failed(&error))
     }
 
     /// The reminders of a type, or of one actor of it.
     ///
     /// # Errors
     /// As the contract has them.
-    pub async fn list_reminders(&self, actor_type: &str, actor_id: Option<&str>) -> Result<Vec<Reminder>, ApiError> {
+    pub async fn list_reminders(
+        &self,
+        actor_type: &str,
+        actor_id: Option<&str>,
+    ) -> Result<Vec<Reminder>, ApiError> {
         check_type(actor_type)?;
         let engine = self.engine()?;
         let failed = |error: &ReminderError| match error {
             ReminderError::Status { code, message } => {
                 ApiError::legacy("ERR_ACTOR_REMINDER_GET", 500, *code, message.clone())
             }
-            error => ApiError::legacy("ERR_ACTOR_REMINDER_GET", 500, GrpcCode::Unknown, error.to_string()),
+            error => ApiError::legacy(
+                "ERR_ACTOR_REMINDER_GET",
+                500,
+                GrpcCode::Unknown,
+                error.to_string(),
+            ),
         };
         let keeper = keeper(engine, actor_type, failed).await?;
-        keeper.list(actor_type, actor_id).await.map_err(|error| failed(&error))
+        keeper
+            .list(actor_type, actor_id)
+            .await
+            .map_err(|error| failed(&error))
     }
 }
 
@@ -267,7 +282,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("name contains forbidden character: {}", quoted()));
     }
     if let Some(at) = name.find(|c: char| c < ' ' || c == '\x7f') {
-        return Err(format!("name contains control character at position {at}: {}", quoted()));
+        return Err(format!(
+            "name contains control character at position {at}: {}",
+            quoted()
+        ));
     }
     if matches!(name, "." | "..") {
         return Err(format!("name must not be {}", quoted()));

@@ -39,8 +39,16 @@ const PAUSE: (u64, u64) = (250, 750);
 const MAX_GROWTH: u32 = 3;
 
 /// Keeps a stream open until `stop`.
-pub(crate) async fn run(engine: &Arc<Engine>, mut connector: Box<dyn PlacementConnector>, stop: &CancellationToken) {
-    if stop.run_until_cancelled(first_registration(engine)).await.is_none() {
+pub(crate) async fn run(
+    engine: &Arc<Engine>,
+    mut connector: Box<dyn PlacementConnector>,
+    stop: &CancellationToken,
+) {
+    if stop
+        .run_until_cancelled(first_registration(engine))
+        .await
+        .is_none()
+    {
         return;
     }
     let mut lease = LeaseWatch::default();
@@ -97,7 +105,9 @@ async fn under_lease<T>(engine: &Arc<Engine>, lease: &mut LeaseWatch, waiting: i
 
 /// Nothing is known any more, and nobody acts on what was known: every actor ends.
 fn void(engine: &Arc<Engine>, lease: &mut LeaseWatch, why: &str) {
-    engine.link.send_if_modified(|link| std::mem::take(&mut link.ready));
+    engine
+        .link
+        .send_if_modified(|link| std::mem::take(&mut link.ready));
     let end = engine.routing.forget();
     lease.forget();
     let instances = engine.instances();
@@ -196,8 +206,17 @@ impl<'a> Session<'a> {
     }
 
     /// Obeys orders until the stream ends; says why it did.
-    async fn run(&mut self, stream: PlacementStream, lease: &mut LeaseWatch, stop: &CancellationToken) -> StreamEnd {
-        let PlacementStream { reports, mut orders, heard } = stream;
+    async fn run(
+        &mut self,
+        stream: PlacementStream,
+        lease: &mut LeaseWatch,
+        stop: &CancellationToken,
+    ) -> StreamEnd {
+        let PlacementStream {
+            reports,
+            mut orders,
+            heard,
+        } = stream;
         drop(reports);
         let mut changes = self.engine.reported.subscribe();
         changes.mark_changed();
@@ -273,7 +292,9 @@ impl<'a> Session<'a> {
         match tokio::time::timeout(SEND_LIMIT, self.reports.send(host)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(refused("the stream to the placement service is closed")),
-            Err(_) => Err(refused(format!("the placement service read nothing for {SEND_LIMIT:?}"))),
+            Err(_) => Err(refused(format!(
+                "the placement service read nothing for {SEND_LIMIT:?}"
+            ))),
         }
     }
 
@@ -300,7 +321,11 @@ impl<'a> Session<'a> {
     fn over(&self, end: &StreamEnd, lease: &mut LeaseWatch) {
         self.set_link(|link| link.connected = false);
         if !lease.stream_ended() {
-            void(self.engine, lease, &format!("the stream to the placement service is gone: {end}"));
+            void(
+                self.engine,
+                lease,
+                &format!("the stream to the placement service is gone: {end}"),
+            );
         }
     }
 }

@@ -57,7 +57,9 @@ impl Engine {
             metadata: [("partitionKey".to_owned(), base)].into(),
             options: StateOptions::default(),
         };
-        let policy = self.resiliency.component_outbound(&store.name, ComponentType::Statestore);
+        let policy = self
+            .resiliency
+            .component_outbound(&store.name, ComponentType::Statestore);
         policy
             .run(
                 |_| {
@@ -97,7 +99,11 @@ impl Engine {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|text| save_failed(&text))?;
         let store = self.actor_store()?;
-        if store.store.transaction_limit().is_some_and(|limit| operations.len() > limit) {
+        if store
+            .store
+            .transaction_limit()
+            .is_some_and(|limit| operations.len() > limit)
+        {
             return Err(save_failed(
                 "the transaction contains more operations than supported by the state store",
             ));
@@ -106,7 +112,9 @@ impl Engine {
             operations,
             metadata: [("partitionKey".to_owned(), base)].into(),
         };
-        let policy = self.resiliency.component_outbound(&store.name, ComponentType::Statestore);
+        let policy = self
+            .resiliency
+            .component_outbound(&store.name, ComponentType::Statestore);
         let run = policy.run(
             |_| {
                 // Asked right before each attempt: a turn that was cut off, or whose lease is over, writes nothing.

@@ -235,7 +235,9 @@ impl Engine {
     async fn check_owned(&self, actor: &ActorKey) -> Result<(), ActorError> {
         let mut changes = self.routing.subscribe();
         loop {
-            let whose = self.routing.whose(&self.routing.state(), &actor.actor_type, &actor.id);
+            let whose = self
+                .routing
+                .whose(&self.routing.state(), &actor.actor_type, &actor.id);
             match whose {
                 Whose::Own => return Ok(()),
                 Whose::Nobody => return Err(ActorError::NoAddress(actor.clone())),
@@ -315,9 +317,20 @@ mod tests {
         assert_eq!(ticks("1s", "", "", 5), ["2025-01-31T00:00:01Z"]);
         assert_eq!(
             ticks("2025-02-01T00:00:00Z", "R3/PT1H", "", 5),
-            ["2025-02-01T00:00:00Z", "2025-02-01T01:00:00Z", "2025-02-01T02:00:00Z"]
+            [
+                "2025-02-01T00:00:00Z",
+                "2025-02-01T01:00:00Z",
+                "2025-02-01T02:00:00Z"
+            ]
         );
-        assert_eq!(ticks("", "P1M", "", 3), ["2025-01-31T00:00:00Z", "2025-03-03T00:00:00Z", "2025-04-03T00:00:00Z"]);
+        assert_eq!(
+            ticks("", "P1M", "", 3),
+            [
+                "2025-01-31T00:00:00Z",
+                "2025-03-03T00:00:00Z",
+                "2025-04-03T00:00:00Z"
+            ]
+        );
         assert_eq!(ticks("PT1S", "10s", "25s", 9).len(), 3);
         assert_eq!(ticks("0s", "R2/PT1S", "", 9).len(), 2);
     }
@@ -326,10 +339,22 @@ mod tests {
     fn what_is_wrong_is_said_as_recorded() {
         let now = "2025-01-31T00:00:00Z".parse().unwrap();
         for (timer, text) in [
-            (timer("soon", "", ""), "error parsing timer due time: unsupported time/duration format: soon"),
-            (timer("1h", "often", ""), "invalid timer period: parse error: unsupported duration format: often"),
-            (timer("1h", "", "long"), "error parsing timer TTL: unsupported time/duration format: long"),
-            (timer("1h", "R0/PT1S", ""), "invalid timer period: has zero repetitions"),
+            (
+                timer("soon", "", ""),
+                "error parsing timer due time: unsupported time/duration format: soon",
+            ),
+            (
+                timer("1h", "often", ""),
+                "invalid timer period: parse error: unsupported duration format: often",
+            ),
+            (
+                timer("1h", "", "long"),
+                "error parsing timer TTL: unsupported time/duration format: long",
+            ),
+            (
+                timer("1h", "R0/PT1S", ""),
+                "invalid timer period: has zero repetitions",
+            ),
             (
                 timer("1h", "", "2001-01-01T00:00:00Z"),
                 "timer cat||tom||t has already expired: dueTime: 2025-01-31 01:00:00 +0000 UTC TTL: 2001-01-01T00:00:00Z",

@@ -35,7 +35,10 @@ enum Mode {
     None,
     Granted(Granted),
     Learning(Learning),
-    Paced { heard: Heard, length: Duration },
+    Paced {
+        heard: Heard,
+        length: Duration,
+    },
 }
 
 struct Granted {
@@ -103,7 +106,9 @@ impl LeaseWatch {
 
     /// The number came back: the lease runs from the time at which it was sent.
     pub(super) fn granted(&mut self, number: u64, routing: &Routing) {
-        let Mode::Granted(granted) = &mut self.mode else { return };
+        let Mode::Granted(granted) = &mut self.mode else {
+            return;
+        };
         let Some(at) = granted.sent.iter().position(|(sent, _)| *sent == number) else {
             return;
         };
@@ -144,7 +149,9 @@ impl LeaseWatch {
     /// Resolves when the lease is over. Cancel-safe.
     pub(super) async fn over(&self) {
         match &self.mode {
-            Mode::Granted(Granted { until: Some(until), .. }) => tokio::time::sleep_until(*until).await,
+            Mode::Granted(Granted {
+                until: Some(until), ..
+            }) => tokio::time::sleep_until(*until).await,
             _ => std::future::pending().await,
         }
     }
@@ -248,9 +255,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_pace_of_pings_gives_the_lease_of_a_service_that_tells_none() {
-        assert_eq!(learnt(Duration::from_secs(2)).await, Some(Duration::from_millis(2900)));
-        assert_eq!(learnt(Duration::from_secs(10)).await, Some(Duration::from_millis(10_900)));
-        assert_eq!(learnt(Duration::from_millis(100)).await, Some(Duration::from_millis(1900)));
+        assert_eq!(
+            learnt(Duration::from_secs(2)).await,
+            Some(Duration::from_millis(2900))
+        );
+        assert_eq!(
+            learnt(Duration::from_secs(10)).await,
+            Some(Duration::from_millis(10_900))
+        );
+        assert_eq!(
+            learnt(Duration::from_millis(100)).await,
+            Some(Duration::from_millis(1900))
+        );
     }
 
     #[tokio::test(start_paused = true)]

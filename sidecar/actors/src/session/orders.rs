@@ -21,7 +21,9 @@ impl Session<'_> {
             "lock" => self.lock(version).await,
             "update" => self.update(version, order.tables.unwrap_or_default()).await,
             "unlock" => self.unlock(version).await,
-            other => Err(refused(format!("the placement service gave an unknown order {other:?}"))),
+            other => Err(refused(format!(
+                "the placement service gave an unknown order {other:?}"
+            ))),
         }
     }
 
@@ -34,13 +36,18 @@ impl Session<'_> {
 
     async fn update(&mut self, version: u64, tables: PlacementTables) -> Result<(), StreamEnd> {
         if version < self.version {
-            return Err(refused(format!("an update of version {version} came in round {}", self.version)));
+            return Err(refused(format!(
+                "an update of version {version} came in round {}",
+                self.version
+            )));
         }
         self.version = version;
         self.phase = Phase::Updated;
         let engine = self.engine;
         let previous = engine.routing.state().newest().cloned();
-        let tables = build(version, tables, previous).await.map_err(|error| refused(error.to_string()))?;
+        let tables = build(version, tables, previous)
+            .await
+            .map_err(|error| refused(error.to_string()))?;
         // From here on nobody begins an actor that moves, so that the list below is complete.
         engine.routing.state().pending = Some(Arc::clone(&tables));
         engine.routing.announce();
@@ -107,7 +114,10 @@ impl Session<'_> {
     }
 }
 
-#[expect(deprecated, reason = "services fill the older field too, and old ones only that")]
+#[expect(
+    deprecated,
+    reason = "services fill the older field too, and old ones only that"
+)]
 fn version(order: &PlacementOrder) -> u64 {
     if order.version != 0 {
         return order.version;
