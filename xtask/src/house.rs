@@ -161,6 +161,7 @@ const TABLE: &[Row] = &[
             "outrigger-proto",
             "outrigger-resiliency",
             "outrigger-ring",
+            "outrigger-schedule",
             "outrigger-trace-context",
         ],
         never: &[
