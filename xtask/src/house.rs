@@ -242,7 +242,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         who: &["xtask"],
-        ours: &["outrigger-crds", "outrigger-oci"],
+        ours: &["outrigger-oci"],
         never: &["tonic"],
         why: "builds even when nothing else does",
     },

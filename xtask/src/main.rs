@@ -1,12 +1,13 @@
 //! The project's own chores, run as `cargo xtask NAME`: what CI runs, what the tests need installed, the benchmark.
 //!
-//! It knows the workspace from the outside (cargo, files, processes, the wire) and links none of its crates,
-//! so it also builds when they do not.
+//! It knows the workspace from the outside (cargo, files, processes, the wire) and links none of its crates
+//! but the writer of image archives, so it also builds when they do not.
 
 mod bench;
 mod ci;
 mod crds;
 mod demo;
+mod images;
 mod setup;
 mod workspace;
 
@@ -38,6 +39,8 @@ enum Task {
     Setup,
     /// Two apps on official SDKs with our sidecars: builds them, runs them and shows what happens
     Demo(demo::DemoArgs),
+    /// Write container images of the sidecar and the control plane as archives
+    Images(images::ImagesArgs),
     /// Write the custom resource definitions in `crds/` and in the chart from the types in `crates/crds`
     Crds,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Ci(args) => ci::run(&args),
         Task::Setup => setup::run(),
         Task::Demo(args) => demo::run(&args),
+        Task::Images(args) => images::run(&args),
         Task::Crds => crds::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
