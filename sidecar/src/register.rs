@@ -11,6 +11,8 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_nameformat::register(&mut registry);
     #[cfg(feature = "postgresql")]
     outrigger_components_postgresql::register(&mut registry);
+    #[cfg(feature = "rabbitmq")]
+    outrigger_components_rabbitmq::register(&mut registry);
     #[cfg(feature = "redis")]
     outrigger_components_redis::register(&mut registry);
     #[cfg(feature = "sqlite")]

@@ -1,0 +1,416 @@
+//! A connection that is made when needed and made anew when lost.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use amqprs::callbacks::{ChannelCallback, DefaultConnectionCallback};
+use amqprs::channel::{BasicPublishArguments, Channel, ConfirmSelectArguments, ExchangeDeclareArguments};
+use amqprs::connection::{Connection, OpenConnectionArguments};
+use amqprs::security::SecurityCredentials;
+use amqprs::tls::TlsAdaptor;
+use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
+use async_trait::async_trait;
+use outrigger_components_api::{InitContext, InitError};
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use crate::settings;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A broker that is there but says nothing for so long has lost the message.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Messages that wait for their turn on the wire.
+const QUEUE: usize = 64;
+
+/// Makes connections to one broker.
+pub(crate) struct Link {
+    settings: settings::Connection,
+    tls: Option<TlsConnector>,
+    name: String,
+    current: tokio::sync::Mutex<Option<Arc<Live>>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A connection that was alive a moment ago.
+pub(crate) struct Live {
+    pub(crate) connection: Connection,
+    /// Cancelled when the connection or its publishing channel is of no use any more.
+    pub(crate) dead: CancellationToken,
+    outgoing: mpsc::Sender<Outgoing>,
+    declared: Mutex<HashSet<String>>,
+}
+
+/// A message to publish.
+pub(crate) struct Message {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Vec<u8>,
+}
+
+struct Outgoing {
+    message: Message,
+    confirmed: oneshot::Sender<bool>,
+}
+
+/// Messages on their way, by number.
+type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<bool>>>>;
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("address", &self.settings.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// A link without a connection yet.
+    ///
+    /// # Errors
+    /// If the TLS settings are of no use.
+    pub(crate) fn new(context: &InitContext, settings: settings::Connection) -> Result<Self, InitError> {
+        let tls = settings
+            .tls
+            .as_ref()
+            .map(|tls| tls.client().map(|config| TlsConnector::from(Arc::new(config))))
+            .transpose()
+            .map_err(|error| InitError(format!("rabbitmq: invalid TLS settings: {error}")))?;
+        Ok(Self {
+            name: settings
+                .client_name
+                .clone()
+                .unwrap_or_else(|| context.name.clone()),
+            settings,
+            tls,
+            current: tokio::sync::Mutex::default(),
+            stop: context.shutdown.child_token(),
+            tasks: context.tasks.clone(),
+        })
+    }
+
+    /// The pause before another try: never the same for all.
+    pub(crate) fn pause(&self) -> Duration {
+        let wait = self.settings.reconnect_wait.max(Duration::from_millis(50));
+        wait.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    /// A living connection; one is made if there is none.
+    ///
+    /// # Errors
+    /// Why the broker cannot be reached.
+    pub(crate) async fn live(&self) -> Result<Arc<Live>, String> {
+        let mut current = self.current.lock().await;
+        if self.stop.is_cancelled() {
+            return Err("component is closed".to_owned());
+        }
+        if let Some(live) = current.as_ref()
+            && !live.dead.is_cancelled()
+        {
+            return Ok(live.clone());
+        }
+        let again = current.take().is_some();
+        let live = match tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await {
+            Ok(result) => Arc::new(result?),
+            Err(_) => return Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+        };
+        if again {
+            info!(address = ?self.settings.address, "connected to RabbitMQ again");
+        }
+        self.tasks.spawn(watch(live.clone(), self.stop.clone()));
+        *current = Some(live.clone());
+        Ok(live)
+    }
+
+    async fn connect(&self) -> Result<Live, String> {
+        let address = &self.settings.address;
+        let mut arguments =
+            OpenConnectionArguments::new(&address.host, address.port, &address.user, &address.password);
+        arguments
+            .virtual_host(&address.vhost)
+            .connection_name(&self.name)
+            .heartbeat(u16::try_from(self.settings.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
+        if self.settings.sasl_external {
+            arguments.credentials(SecurityCredentials::new_external());
+        }
+        if let Some(tls) = &self.tls {
+            arguments.tls_adaptor(TlsAdaptor::new(tls.clone(), address.host.clone()));
+        }
+        let text = |error: amqprs::error::Error| error.to_string();
+        let connection = Connection::open(&arguments).await.map_err(text)?;
+        connection
+            .register_callback(DefaultConnectionCallback)
+            .await
+            .map_err(text)?;
+        let channel = connection.open_channel(None).await.map_err(text)?;
+        let dead = CancellationToken::new();
+        let pending = Pending::default();
+        let callback = Confirmations {
+            pending: pending.clone(),
+            dead: dead.clone(),
+        };
+        channel.register_callback(callback).await.map_err(text)?;
+        channel
+            .confirm_select(ConfirmSelectArguments::new(false))
+            .await
+            .map_err(text)?;
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        self.tasks.spawn(publish(channel, queue, pending, dead.clone()));
+        Ok(Live {
+            connection,
+            dead,
+            outgoing,
+            declared: Mutex::default(),
+        })
+    }
+
+    /// Ends the connection; later calls fail.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        let live = self.current.lock().await.take();
+        if let Some(live) = live {
+            live.dead.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(1), live.connection.clone().close()).await;
+        }
+    }
+}
+
+impl Live {
+    /// Declares an exchange if that was not done on this connection.
+    ///
+    /// # Errors
+    /// As the broker says: it may be there with other properties.
+    pub(crate) async fn declare(&self, exchange: ExchangeDeclareArguments) -> Result<(), String> {
+        let name = exchange.exchange.clone();
+        if self.declared().contains(&name) {
+            return Ok(());
+        }
+        // On a channel of its own, which a refusal closes.
+        let channel = self.channel().await?;
+        channel.exchange_declare(exchange).await?;
+        channel.close().await;
+        self.declared().insert(name);
+        Ok(())
+    }
+
+    fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new channel.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) async fn channel(&self) -> Result<TellingChannel, String> {
+        let open = async {
+            let channel = self.connection.open_channel(None).await?;
+            let reason = Arc::<Mutex<Option<String>>>::default();
+            channel.register_callback(Reason(reason.clone())).await?;
+            Ok(TellingChannel { channel, reason })
+        };
+        let opened: Result<_, amqprs::error::Error> = tokio::select! {
+            opened = open => opened,
+            () = self.dead.cancelled() => return Err("the connection is lost".to_owned()),
+        };
+        opened.map_err(|error| error.to_string())
+    }
+
+    /// Publishes and waits until the broker has the message.
+    ///
+    /// # Errors
+    /// If it did not say so.
+    pub(crate) async fn publish(&self, message: Message) -> Result<(), String> {
+        let (confirmed, answer) = oneshot::channel();
+        let outgoing = Outgoing { message, confirmed };
+        let lost = || "the connection was lost before the broker confirmed".to_owned();
+        let sent = async {
+            self.outgoing.send(outgoing).await.map_err(|_| lost())?;
+            match answer.await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("did not receive confirmation of publishing".to_owned()),
+                Err(_) => Err(lost()),
+            }
+        };
+        match tokio::time::timeout(CONFIRM_TIMEOUT, sent).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.dead.cancel();
+                Err(format!(
+                    "no confirmation of publishing within {CONFIRM_TIMEOUT:?}"
+                ))
+            }
+        }
+    }
+}
+
+/// A channel that tells why the broker closed it.
+pub(crate) struct TellingChannel {
+    pub(crate) channel: Channel,
+    reason: Arc<Mutex<Option<String>>>,
+}
+
+impl TellingChannel {
+    /// Declares an exchange.
+    ///
+    /// # Errors
+    /// In the broker's words.
+    pub(crate) async fn exchange_declare(&self, exchange: ExchangeDeclareArguments) -> Result<(), String> {
+        self.tell(self.channel.exchange_declare(exchange).await)
+    }
+
+    /// A result with the broker's reason, if it closed the channel.
+    ///
+    /// # Errors
+    /// In the broker's words.
+    pub(crate) fn tell<T>(&self, result: Result<T, amqprs::error::Error>) -> Result<T, String> {
+        result.map_err(|error| {
+            let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).take();
+            reason.unwrap_or_else(|| error.to_string())
+        })
+    }
+
+    /// Closes the channel.
+    pub(crate) async fn close(self) {
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.channel.close()).await;
+    }
+}
+
+/// Keeps the reason for which the broker closes a channel.
+struct Reason(Arc<Mutex<Option<String>>>);
+
+#[async_trait]
+impl ChannelCallback for Reason {
+    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(close.to_string());
+        Ok(())
+    }
+
+    async fn cancel(&mut self, _: &Channel, _: Cancel) -> Result<(), amqprs::error::Error> {
+        Ok(())
+    }
+
+    async fn flow(&mut self, _: &Channel, _: bool) -> Result<bool, amqprs::error::Error> {
+        Ok(true)
+    }
+
+    async fn publish_ack(&mut self, _: &Channel, _: Ack) {}
+
+    async fn publish_nack(&mut self, _: &Channel, _: Nack) {}
+
+    async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
+}
+
+/// Notices the end of a connection, however it came.
+async fn watch(live: Arc<Live>, stop: CancellationToken) {
+    let ended = async {
+        let failure = live.connection.listen_network_io_failure();
+        tokio::pin!(failure);
+        loop {
+            tokio::select! {
+                _ = &mut failure => return,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    // The notice may have come before anybody listened.
+                    if !live.connection.is_open() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = ended => debug!("connection to RabbitMQ ended"),
+        () = live.dead.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+    live.dead.cancel();
+}
+
+/// Owns the publishing channel: the broker counts messages, so they are numbered where they are sent.
+async fn publish(
+    channel: Channel,
+    mut queue: mpsc::Receiver<Outgoing>,
+    pending: Pending,
+    dead: CancellationToken,
+) {
+    let mut number = 0;
+    loop {
+        let outgoing = tokio::select! {
+            () = dead.cancelled() => break,
+            outgoing = queue.recv() => outgoing,
+        };
+        let Some(Outgoing { message, confirmed }) = outgoing else {
+            break;
+        };
+        number += 1;
+        lock(&pending).insert(number, confirmed);
+        let arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
+        let sent = tokio::select! {
+            sent = channel.basic_publish(message.properties, message.body, arguments) => sent.is_ok(),
+            () = dead.cancelled() => false,
+        };
+        if !sent {
+            break;
+        }
+    }
+    dead.cancel();
+    // Those who wait learn it by the loss of the other end.
+    queue.close();
+    lock(&pending).clear();
+}
+
+fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<bool>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Hands the broker's confirmations to those who wait for them.
+struct Confirmations {
+    pending: Pending,
+    dead: CancellationToken,
+}
+
+impl Confirmations {
+    fn settle(&self, tag: u64, multiple: bool, ok: bool) {
+        let mut pending = lock(&self.pending);
+        if multiple {
+            let later = pending.split_off(&(tag + 1));
+            for (_, confirmed) in std::mem::replace(&mut *pending, later) {
+                let _ = confirmed.send(ok);
+            }
+        } else if let Some(confirmed) = pending.remove(&tag) {
+            let _ = confirmed.send(ok);
+        }
+    }
+}
+
+#[async_trait]
+impl ChannelCallback for Confirmations {
+    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
+        debug!(%close, "RabbitMQ closed the publishing channel");
+        self.dead.cancel();
+        Ok(())
+    }
+
+    async fn cancel(&mut self, _: &Channel, _: Cancel) -> Result<(), amqprs::error::Error> {
+        Ok(())
+    }
+
+    async fn flow(&mut self, _: &Channel, _: bool) -> Result<bool, amqprs::error::Error> {
+        Ok(true)
+    }
+
+    async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
+        self.settle(ack.delivery_tag(), ack.mutiple(), true);
+    }
+
+    async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
+        self.settle(nack.delivery_tag(), nack.multiple(), false);
+    }
+
+    async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
+}
