@@ -230,6 +230,18 @@ const TABLE: &[Row] = &[
         why: "a binary of its own: it starts daprd, it does not link it",
     },
     Row {
+        who: &["outrigger-placement"],
+        ours: &[
+            "outrigger-identity",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-ring",
+            "outrigger-service",
+        ],
+        never: &["redis", "rusqlite", "axum"],
+        why: "a service of its own: sidecars meet it on the wire",
+    },
+    Row {
         who: &["outrigger-e2e", "outrigger-example-*"],
         ours: &[
             "outrigger-gojson",
