@@ -25,7 +25,11 @@ pub struct Service {
 /// The services that exist.
 #[must_use]
 pub fn services() -> &'static [Service] {
-    &[]
+    &[Service {
+        name: "placement",
+        args: &["--port={port}", "--initial-cluster=dapr-placement-0=127.0.0.1:{port}"],
+        files: &[],
+    }]
 }
 
 impl Service {

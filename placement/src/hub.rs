@@ -57,6 +57,17 @@ pub struct Counts {
     pub actor_runtimes: usize,
 }
 
+/// One namespace, for the state page.
+#[derive(Clone, Debug)]
+pub struct NamespaceState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Hosts of actors, by name.
+    pub hosts: Vec<Host>,
+    /// Of the last round.
+    pub version: u64,
+}
+
 /// All namespaces of the service. The time must never go back between calls.
 #[derive(Debug)]
 pub struct Hub {
@@ -276,11 +287,15 @@ impl Hub {
 
     /// Hosts and version of every namespace, for the state page; `None` on a follower.
     #[must_use]
-    pub fn state(&self, now: Moment) -> Option<Vec<(Arc<str>, Vec<Host>, u64)>> {
+    pub fn state(&self, now: Moment) -> Option<Vec<NamespaceState>> {
         self.serving(now).ok()?;
         let of = |(name, namespace): (&Arc<str>, &Namespace)| {
             let (hosts, version) = namespace.state();
-            (Arc::clone(name), hosts, version)
+            NamespaceState {
+                name: Arc::clone(name),
+                hosts,
+                version,
+            }
         };
         Some(self.namespaces.iter().map(of).collect())
     }

@@ -13,10 +13,18 @@
 use std::time::Duration;
 
 pub mod authorise;
+pub mod config;
 pub mod hub;
+pub mod leadership;
 pub mod members;
 pub mod namespace;
+pub mod outbox;
+pub mod pages;
+pub mod run;
+pub mod server;
+pub mod shared;
 pub mod status;
+pub mod stream;
 pub mod wire;
 
 /// A point in time: how long after the process began, by a clock that never goes back.

@@ -197,6 +197,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(deprecated, reason = "sidecars read the deprecated version")]
     fn a_table_of_encoded_parts_reads_as_the_message_it_stands_for() {
         let hosts: Vec<Host> = (0..3)
             .map(|n| Host {

@@ -276,15 +276,15 @@ impl Namespace {
         let mut late: BTreeMap<StreamId, u64> = BTreeMap::new();
         let mut stuck = false;
         let mut after = self.settings.disseminate_timeout;
-        if let Phase::Running(step) = self.phase {
-            if self.phase_deadline(step).is_some_and(|deadline| deadline <= now) {
-                stuck = true;
-                if now < self.round_started + after {
-                    after = self.settings.lock_timeout;
-                }
-                let voters = self.streams.iter().filter(|(_, stream)| stream.voter && stream.acked != Some(step));
-                late.extend(voters.map(|(id, _)| (*id, self.version)));
+        if let Phase::Running(step) = self.phase
+            && self.phase_deadline(step).is_some_and(|deadline| deadline <= now)
+        {
+            stuck = true;
+            if now < self.round_started + after {
+                after = self.settings.lock_timeout;
             }
+            let voters = self.streams.iter().filter(|(_, stream)| stream.voter && stream.acked != Some(step));
+            late.extend(voters.map(|(id, _)| (*id, self.version)));
         }
         for (_, id) in self.owing.iter().take_while(|(due, _)| *due <= now) {
             let version = self.streams.get(id).and_then(|stream| stream.owes).map(|(_, version)| version);
