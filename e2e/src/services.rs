@@ -27,7 +27,10 @@ pub struct Service {
 pub fn services() -> &'static [Service] {
     &[Service {
         name: "placement",
-        args: &["--port={port}", "--initial-cluster=dapr-placement-0=127.0.0.1:{port}"],
+        args: &[
+            "--port={port}",
+            "--initial-cluster=dapr-placement-0=127.0.0.1:{port}",
+        ],
         files: &[],
     }]
 }

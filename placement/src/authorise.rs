@@ -37,7 +37,9 @@ pub fn check(peer: &Peer, host: &Host) -> Result<(), Status> {
         ));
     }
     if host.operation == i32::from(HostOperation::Unknown) && host.version.is_some() {
-        return Err(invalid("both operation and version must be set or both must be unset"));
+        return Err(invalid(
+            "both operation and version must be set or both must be unset",
+        ));
     }
     if host.id.is_empty() || host.namespace.is_empty() {
         return Err(invalid("host ID and namespace must be provided"));
@@ -76,7 +78,10 @@ fn check_size(host: &Host) -> Result<(), Status> {
     if types > MAX_TYPES {
         return Err(Status::new(
             Code::ResourceExhausted,
-            format!("app ID {} reports {types} actor types, more than {MAX_TYPES}: spread them over several apps", host.id),
+            format!(
+                "app ID {} reports {types} actor types, more than {MAX_TYPES}: spread them over several apps",
+                host.id
+            ),
         ));
     }
     let share = types.saturating_mul(prost::Message::encoded_len(host));

@@ -16,7 +16,12 @@ pub const SPEC: Spec = Spec {
 };
 
 const FLAGS: &[Flag] = &[
-    Flag::new("id", Kind::Text, "dapr-placement-0", "Name of this replica; must appear in --initial-cluster"),
+    Flag::new(
+        "id",
+        Kind::Text,
+        "dapr-placement-0",
+        "Name of this replica; must appear in --initial-cluster",
+    ),
     Flag::new(
         "initial-cluster",
         Kind::List,
@@ -24,15 +29,30 @@ const FLAGS: &[Flag] = &[
         "All replicas as id=host:port; the port of this one's entry is the one it listens on for the others",
     ),
     Flag::new("port", Kind::Int, "50005", "The port that sidecars connect to"),
-    Flag::new("listen-address", Kind::Text, "", "The address that it listens on; empty = all"),
+    Flag::new(
+        "listen-address",
+        Kind::Text,
+        "",
+        "The address that it listens on; empty = all",
+    ),
     Flag::new(
         "metadata-enabled",
         Kind::Bool,
         "false",
         "Show the hosts of actors at /placement/state on the health port (also DAPR_PLACEMENT_METADATA_ENABLED)",
     ),
-    Flag::new("tls-enabled", Kind::Bool, "false", "Speak mTLS, with sidecars and between replicas"),
-    Flag::new("trust-domain", Kind::Text, "localhost", "Trust domain of the control plane"),
+    Flag::new(
+        "tls-enabled",
+        Kind::Bool,
+        "false",
+        "Speak mTLS, with sidecars and between replicas",
+    ),
+    Flag::new(
+        "trust-domain",
+        Kind::Text,
+        "localhost",
+        "Trust domain of the control plane",
+    ),
     Flag::new(
         "trust-anchors-file",
         Kind::Text,
@@ -46,23 +66,48 @@ const FLAGS: &[Flag] = &[
         "host:port of sentry; empty = dapr-sentry.<own namespace>.svc:443",
     ),
     Flag::new("mode", Kind::Text, "standalone", "standalone or kubernetes"),
-    Flag::new("replicationFactor", Kind::Int, "100", "Virtual nodes per host on the ring"),
-    Flag::new("keepalive-time", Kind::Duration, "2s", "Pause between pings to a sidecar, 1s to 10s"),
+    Flag::new(
+        "replicationFactor",
+        Kind::Int,
+        "100",
+        "Virtual nodes per host on the ring",
+    ),
+    Flag::new(
+        "keepalive-time",
+        Kind::Duration,
+        "2s",
+        "Pause between pings to a sidecar, 1s to 10s",
+    ),
     Flag::new(
         "keepalive-timeout",
         Kind::Duration,
         "3s",
         "How long a ping may go unanswered, 1s to 10s; also the length of leases",
     ),
-    Flag::new("disseminate-timeout", Kind::Duration, "8s", "How long sidecars may take to take over a table"),
+    Flag::new(
+        "disseminate-timeout",
+        Kind::Duration,
+        "8s",
+        "How long sidecars may take to take over a table",
+    ),
     Flag::new(
         "disseminate-coalesce-window",
         Kind::Duration,
         "0s",
         "After a round, gather changes this long before the next",
     ),
-    Flag::new("inmem-store-enabled", Kind::Bool, "true", "No effect: state is always in memory"),
-    Flag::new("raft-logstore-path", Kind::Text, "", "No effect: state is always in memory"),
+    Flag::new(
+        "inmem-store-enabled",
+        Kind::Bool,
+        "true",
+        "No effect: state is always in memory",
+    ),
+    Flag::new(
+        "raft-logstore-path",
+        Kind::Text,
+        "",
+        "No effect: state is always in memory",
+    ),
     Flag::new("max-api-level", Kind::Int, "10", "No effect").hidden(),
     Flag::new("min-api-level", Kind::Int, "0", "No effect").hidden(),
 ];
@@ -104,10 +149,14 @@ impl Config {
         let values = &context.values;
         let duration = |name: &'static str, least: Duration, most: Duration| {
             let given = values.duration(name).to_std();
-            given.filter(|given| (least..=most).contains(given)).ok_or_else(|| {
-                let given = given.map_or_else(|| "negative".to_owned(), |given| format!("{given:?}"));
-                Failure::new(format!("--{name} is {given}: give a duration from {least:?} to {most:?}"))
-            })
+            given
+                .filter(|given| (least..=most).contains(given))
+                .ok_or_else(|| {
+                    let given = given.map_or_else(|| "negative".to_owned(), |given| format!("{given:?}"));
+                    Failure::new(format!(
+                        "--{name} is {given}: give a duration from {least:?} to {most:?}"
+                    ))
+                })
         };
         let (one, ten) = (Duration::from_secs(1), Duration::from_secs(10));
         let day = Duration::from_secs(24 * 3600);
@@ -144,10 +193,16 @@ fn truthy(text: &str) -> bool {
 
 fn cluster(own: &str, entries: &[String]) -> Result<Vec<Replica>, Failure> {
     let mut replicas = Vec::new();
-    for entry in entries.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty()) {
+    for entry in entries
+        .iter()
+        .map(|entry| entry.trim())
+        .filter(|entry| !entry.is_empty())
+    {
         let (id, address) = entry.split_once('=').unwrap_or((entry, ""));
         if id.is_empty() || !address.contains(':') {
-            return Err(Failure::new(format!("--initial-cluster has the entry {entry:?}: write id=host:port")));
+            return Err(Failure::new(format!(
+                "--initial-cluster has the entry {entry:?}: write id=host:port"
+            )));
         }
         if replicas.iter().any(|known: &Replica| known.id == id) {
             return Err(Failure::new(format!("--initial-cluster names {id} twice")));

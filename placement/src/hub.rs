@@ -100,7 +100,11 @@ impl Hub {
     /// This replica leads from now on, at least until `until`; told again, only that changes.
     pub fn lead(&mut self, now: Moment, epoch: u64, until: Moment) {
         match &mut self.standing {
-            Standing::Leader { epoch: known, until: end, .. } if *known == epoch => *end = until.max(*end),
+            Standing::Leader {
+                epoch: known,
+                until: end,
+                ..
+            } if *known == epoch => *end = until.max(*end),
             Standing::Stopped => {}
             _ => {
                 self.standing = Standing::Leader {
@@ -179,7 +183,13 @@ impl Hub {
         }
     }
 
-    fn try_message(&mut self, now: Moment, id: StreamId, host: Host, fx: &mut Vec<Effect>) -> Result<(), Status> {
+    fn try_message(
+        &mut self,
+        now: Moment,
+        id: StreamId,
+        host: Host,
+        fx: &mut Vec<Effect>,
+    ) -> Result<(), Status> {
         let (since, _) = self.serving(now)?;
         let Some(known) = self.streams.get_mut(&id) else {
             // It was closed while this message was on its way.
@@ -197,7 +207,9 @@ impl Hub {
             if self.namespaces.len() >= MAX_NAMESPACES {
                 return Err(Status::new(
                     Code::ResourceExhausted,
-                    format!("more than {MAX_NAMESPACES} namespaces have sidecars connected to this placement service"),
+                    format!(
+                        "more than {MAX_NAMESPACES} namespaces have sidecars connected to this placement service"
+                    ),
                 ));
             }
             let version = self.retired.remove(&name).unwrap_or(0);
@@ -263,7 +275,10 @@ impl Hub {
     /// When to call [`Hub::tick`] at the latest.
     #[must_use]
     pub fn next_deadline(&self, now: Moment) -> Option<Moment> {
-        let namespaces = self.namespaces.values().filter_map(|namespace| namespace.next_deadline(now));
+        let namespaces = self
+            .namespaces
+            .values()
+            .filter_map(|namespace| namespace.next_deadline(now));
         let leadership = match self.standing {
             Standing::Leader { until, .. } => Some(until),
             Standing::Follower | Standing::Stopped => None,

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    outrigger_service::run(&outrigger_placement::config::SPEC, outrigger_placement::run::start)
+    outrigger_service::run(
+        &outrigger_placement::config::SPEC,
+        outrigger_placement::run::start,
+    )
 }

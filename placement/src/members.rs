@@ -167,7 +167,10 @@ impl Members {
             let part = hosts.encoded.get_or_insert_with(|| {
                 let last_of_name: BTreeMap<&str, StreamId> =
                     hosts.hosts.iter().map(|(name, id)| (&**name, *id)).collect();
-                let entries: Vec<&Bytes> = last_of_name.values().filter_map(|id| Some(&reports.get(id)?.entry)).collect();
+                let entries: Vec<&Bytes> = last_of_name
+                    .values()
+                    .filter_map(|id| Some(&reports.get(id)?.entry))
+                    .collect();
                 wire::type_entry(name, entries.into_iter())
             });
             table.push(part.clone());

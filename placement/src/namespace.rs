@@ -129,7 +129,10 @@ impl Namespace {
     /// A sidecar connected, with its first message. `leased`: it said that it keeps leases.
     pub fn connect(&mut self, now: Moment, id: StreamId, host: Host, leased: bool, fx: &mut Vec<Effect>) {
         self.leased |= leased;
-        let stream = Stream { leased, ..Stream::default() };
+        let stream = Stream {
+            leased,
+            ..Stream::default()
+        };
         // A first message that acknowledges something registers the stream and asks for nothing (recorded).
         let registers = matches!(operation(&host), Operation::Report | Operation::Ack(None));
         self.streams.insert(id, stream);
@@ -267,7 +270,8 @@ impl Namespace {
         if self.members.get(id).is_some() {
             match stream.lease_end {
                 Some(until) if ending == Ending::Broken && until > now => {
-                    let released = self.phase == Phase::Running(Step::Unlock) || stream.acked == Some(Step::Update);
+                    let released =
+                        self.phase == Phase::Running(Step::Unlock) || stream.acked == Some(Step::Update);
                     self.lost.insert(id, Lost { until, released });
                 }
                 _ => {
@@ -280,7 +284,12 @@ impl Namespace {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Moment, fx: &mut Vec<Effect>) {
-        let over: Vec<StreamId> = self.lost.iter().filter(|(_, lost)| lost.until <= now).map(|(id, _)| *id).collect();
+        let over: Vec<StreamId> = self
+            .lost
+            .iter()
+            .filter(|(_, lost)| lost.until <= now)
+            .map(|(id, _)| *id)
+            .collect();
         for id in &over {
             self.lost.remove(id);
             if self.phase == Phase::Running(Step::Lock) {
@@ -329,7 +338,11 @@ impl Namespace {
     /// Connected sidecars, and those among them that host actors.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
-        let waiting = self.waiting.values().filter(|host| !host.entities.is_empty()).count();
+        let waiting = self
+            .waiting
+            .values()
+            .filter(|host| !host.entities.is_empty())
+            .count();
         (self.streams.len(), self.members.len() + waiting)
     }
 
@@ -349,7 +362,11 @@ impl Namespace {
 
     /// No round starts before.
     fn rest_until(&self) -> Moment {
-        let hold = if self.leased { self.hold_until } else { Moment::ZERO };
+        let hold = if self.leased {
+            self.hold_until
+        } else {
+            Moment::ZERO
+        };
         hold.max(self.quiet_until)
     }
 

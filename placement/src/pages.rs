@@ -90,7 +90,9 @@ pub fn state(shared: &Shared) -> String {
     };
     let text = serde_json::to_string(&state).unwrap_or_default();
     // As Go does in strings, the only place where these stand.
-    text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
+    text.replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
 }
 
 /// The metrics, read when they are asked for.
@@ -121,7 +123,10 @@ impl Metrics {
                 "dapr_placement_actor_runtimes_total",
                 "The total number of actor runtimes reported to placement service.",
             )?,
-            leader: IntGauge::new("dapr_placement_leader_status", "Whether this replica serves: 1 for leader.")?,
+            leader: IntGauge::new(
+                "dapr_placement_leader_status",
+                "Whether this replica serves: 1 for leader.",
+            )?,
             raft_leader: IntGauge::new(
                 "dapr_placement_raft_leader_status",
                 "Whether this replica leads the Raft group: 1 for leader.",
@@ -140,8 +145,12 @@ impl Metrics {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         for count in counts {
             let label = [&*count.namespace];
-            self.runtimes.with_label_values(&label).set(number(count.runtimes));
-            self.actor_runtimes.with_label_values(&label).set(number(count.actor_runtimes));
+            self.runtimes
+                .with_label_values(&label)
+                .set(number(count.runtimes));
+            self.actor_runtimes
+                .with_label_values(&label)
+                .set(number(count.actor_runtimes));
             seen.insert(count.namespace);
         }
         self.leader.set(leads.into());
@@ -151,7 +160,13 @@ impl Metrics {
 
 impl Collector for Metrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.runtimes.desc(), self.actor_runtimes.desc(), self.leader.desc(), self.raft_leader.desc()].concat()
+        [
+            self.runtimes.desc(),
+            self.actor_runtimes.desc(),
+            self.leader.desc(),
+            self.raft_leader.desc(),
+        ]
+        .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {

@@ -24,7 +24,10 @@ use crate::{leadership, server};
 pub async fn start(context: &mut Context) -> Result<(), Failure> {
     let config = Config::read(context)?;
     let shared = Arc::new(Shared::new(&config.id, config.settings.clone()));
-    context.metrics.registry().register(Box::new(Metrics::new(Arc::clone(&shared))?))?;
+    context
+        .metrics
+        .registry()
+        .register(Box::new(Metrics::new(Arc::clone(&shared))?))?;
     if config.metadata {
         show_state(&context.health, &shared);
     }
@@ -67,7 +70,11 @@ async fn security(context: &mut Context) -> Result<Security, Failure> {
     let kubernetes = match values.text("mode") {
         "standalone" => false,
         "kubernetes" => true,
-        other => return Err(Failure::new(format!("--mode is {other:?}: give standalone or kubernetes"))),
+        other => {
+            return Err(Failure::new(format!(
+                "--mode is {other:?}: give standalone or kubernetes"
+            )));
+        }
     };
     let namespace = context.namespace().to_owned();
     let control_plane = ControlPlane::new(values.text("trust-domain"), &namespace)?;

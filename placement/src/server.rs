@@ -142,23 +142,42 @@ fn peer(tls: bool, identity: Option<&PeerIdentity>) -> Peer {
 }
 
 /// Opens a stream, or says why not.
-fn answer(request: Request<Incoming>, peer: &Peer, shared: &Arc<Shared>, connection: &CancellationToken) -> Answer {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if request.method() != Method::POST || !content_type.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+fn answer(
+    request: Request<Incoming>,
+    peer: &Peer,
+    shared: &Arc<Shared>,
+    connection: &CancellationToken,
+) -> Answer {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .map(HeaderValue::as_bytes);
+    if request.method() != Method::POST
+        || !content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+    {
         let mut response = Response::new(Empty::new().boxed_unsync());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return response;
     }
     if request.uri().path() != PATH {
         let path = request.uri().path().trim_start_matches('/');
-        return refused(&Status::new(Code::Unimplemented, format!("unknown method {path}")));
+        return refused(&Status::new(
+            Code::Unimplemented,
+            format!("unknown method {path}"),
+        ));
     }
     let leased = request.headers().contains_key("outrigger-lease");
     let (opened, outbox) = match shared.open(peer.clone(), leased, connection.clone()) {
         Ok(opened) => opened,
         Err(status) => return refused(&status),
     };
-    let body = StreamBody::new(opened.id, Arc::clone(shared), outbox, request.into_body(), BytesMut::new());
+    let body = StreamBody::new(
+        opened.id,
+        Arc::clone(shared),
+        outbox,
+        request.into_body(),
+        BytesMut::new(),
+    );
     let mut response = grpc(body.boxed_unsync());
     let lease = u64::try_from(shared.lease().as_millis()).unwrap_or(u64::MAX);
     let headers = response.headers_mut();

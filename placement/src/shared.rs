@@ -100,7 +100,12 @@ impl Shared {
     ///
     /// # Errors
     /// The status that it ends with at once.
-    pub fn open(&self, peer: Peer, leased: bool, connection: CancellationToken) -> Result<(Opened, Outbox), Status> {
+    pub fn open(
+        &self,
+        peer: Peer,
+        leased: bool,
+        connection: CancellationToken,
+    ) -> Result<(Opened, Outbox), Status> {
         let mut state = self.state();
         let opened = state.hub.open(self.now(), peer, leased)?;
         let outbox = Outbox::new(connection);
@@ -146,7 +151,11 @@ impl Shared {
             let (now, next) = {
                 let mut state = self.state();
                 let now = self.now();
-                while state.lingering.front().is_some_and(|(until, outbox)| *until <= now || outbox.is_gone()) {
+                while state
+                    .lingering
+                    .front()
+                    .is_some_and(|(until, outbox)| *until <= now || outbox.is_gone())
+                {
                     if let Some((_, outbox)) = state.lingering.pop_front()
                         && !outbox.is_gone()
                     {

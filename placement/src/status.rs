@@ -105,7 +105,13 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_in_go() {
-        for (milliseconds, text) in [(8000, "8s"), (90_000, "1m30s"), (1500, "1.5s"), (250, "250ms"), (3_600_000, "1h0m0s")] {
+        for (milliseconds, text) in [
+            (8000, "8s"),
+            (90_000, "1m30s"),
+            (1500, "1.5s"),
+            (250, "250ms"),
+            (3_600_000, "1h0m0s"),
+        ] {
             assert_eq!(go_duration(Duration::from_millis(milliseconds)), text);
         }
     }

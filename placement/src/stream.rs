@@ -36,7 +36,13 @@ pub struct StreamBody {
 
 impl StreamBody {
     /// The stream that was opened as `id`.
-    pub const fn new(id: StreamId, shared: Arc<Shared>, outbox: Outbox, incoming: Incoming, partial: BytesMut) -> Self {
+    pub const fn new(
+        id: StreamId,
+        shared: Arc<Shared>,
+        outbox: Outbox,
+        incoming: Incoming,
+        partial: BytesMut,
+    ) -> Self {
         Self {
             id,
             shared,
@@ -114,16 +120,22 @@ fn next_message(buffer: &mut BytesMut) -> Result<Option<Host>, Status> {
     }
     buffer.advance(5);
     let message = buffer.split_to(length).freeze();
-    Host::decode(message)
-        .map(Some)
-        .map_err(|error| Status::new(Code::Internal, format!("grpc: error unmarshalling request: {error}")))
+    Host::decode(message).map(Some).map_err(|error| {
+        Status::new(
+            Code::Internal,
+            format!("grpc: error unmarshalling request: {error}"),
+        )
+    })
 }
 
 impl Body for StreamBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -150,7 +162,10 @@ impl Drop for StreamBody {
 #[must_use]
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(2);
-    map.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status.code as i32));
+    map.insert(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from(status.code as i32),
+    );
     let message = percent_encoding::utf8_percent_encode(&status.message, NEEDS_ESCAPE).to_string();
     if let Ok(value) = HeaderValue::from_str(&message)
         && !message.is_empty()

@@ -227,7 +227,11 @@ mod tests {
 
     #[test]
     fn the_other_orders_carry_their_number() {
-        for (order, operation) in [(Order::Lock(3), "lock"), (Order::Unlock(3), "unlock"), (Order::Lease(3), "lease")] {
+        for (order, operation) in [
+            (Order::Lock(3), "lock"),
+            (Order::Unlock(3), "unlock"),
+            (Order::Lease(3), "lease"),
+        ] {
             let message = decoded(&order.frame());
             assert_eq!((message.operation.as_str(), message.version), (operation, 3));
             assert!(message.tables.is_none());

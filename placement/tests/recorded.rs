@@ -25,7 +25,10 @@ struct Bench {
 impl Bench {
     fn new(flags: &[&str]) -> Self {
         let flag = |name: &str| flags[flags.iter().position(|flag| *flag == name).unwrap() + 1];
-        let seconds = flag("--disseminate-timeout").trim_end_matches('s').parse().unwrap();
+        let seconds = flag("--disseminate-timeout")
+            .trim_end_matches('s')
+            .parse()
+            .unwrap();
         let settings = Settings {
             disseminate_timeout: Duration::from_secs(seconds),
             replication_factor: flag("--replicationFactor").parse().unwrap(),
@@ -55,13 +58,15 @@ impl Bench {
         let number = step["stream"].as_u64().unwrap();
         let mut effects = Vec::new();
         if step["close"] == json!(true) {
-            self.hub.closed(self.now, self.ids[&number], Ending::InOrder, &mut effects);
+            self.hub
+                .closed(self.now, self.ids[&number], Ending::InOrder, &mut effects);
         } else {
             let id = *self
                 .ids
                 .entry(number)
                 .or_insert_with(|| self.hub.open(self.now, Peer::Unknown, false).unwrap().id);
-            self.hub.message(self.now, id, mk_host(&step["host"]), &mut effects);
+            self.hub
+                .message(self.now, id, mk_host(&step["host"]), &mut effects);
         }
         self.take(effects);
     }
@@ -99,7 +104,10 @@ fn mk_host(value: &Value) -> Host {
         name: text("name"),
         port: number("port"),
         load: number("load"),
-        entities: strings.iter().map(|one| one.as_str().unwrap().to_owned()).collect(),
+        entities: strings
+            .iter()
+            .map(|one| one.as_str().unwrap().to_owned())
+            .collect(),
         id: text("id"),
         pod: text("pod"),
         api_level: u32::try_from(number("api_level")).unwrap(),
@@ -113,12 +121,21 @@ fn mk_host(value: &Value) -> Host {
 #[allow(deprecated, reason = "recorded with all fields")]
 fn shown_host(host: &Host) -> Value {
     let mut map = Map::new();
-    for (name, text) in [("name", &host.name), ("id", &host.id), ("pod", &host.pod), ("namespace", &host.namespace)] {
+    for (name, text) in [
+        ("name", &host.name),
+        ("id", &host.id),
+        ("pod", &host.pod),
+        ("namespace", &host.namespace),
+    ] {
         if !text.is_empty() {
             map.insert(name.into(), json!(text));
         }
     }
-    for (name, number) in [("port", host.port), ("load", host.load), ("api_level", host.api_level.into())] {
+    for (name, number) in [
+        ("port", host.port),
+        ("load", host.load),
+        ("api_level", host.api_level.into()),
+    ] {
         if number != 0 {
             map.insert(name.into(), json!(number));
         }
@@ -146,8 +163,11 @@ fn shown(order: &Order) -> Value {
             .entries
             .iter()
             .map(|(name, table)| {
-                let hosts: Map<String, Value> =
-                    table.load_map.iter().map(|(name, host)| (name.clone(), shown_host(host))).collect();
+                let hosts: Map<String, Value> = table
+                    .load_map
+                    .iter()
+                    .map(|(name, host)| (name.clone(), shown_host(host)))
+                    .collect();
                 let table = json!({
                     "hosts": table.hosts.len(), "sorted_set": table.sorted_set.len(),
                     "total_load": table.total_load, "load_map": hosts,
@@ -177,7 +197,12 @@ fn ended(status: &Status) -> Value {
 }
 
 fn replay(case: &Value) -> Result<(), String> {
-    let flags: Vec<&str> = case["setup"]["flags"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap()).collect();
+    let flags: Vec<&str> = case["setup"]["flags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flag| flag.as_str().unwrap())
+        .collect();
     let mut bench = Bench::new(&flags);
     for (index, step) in case["steps"].as_array().unwrap().iter().enumerate() {
         if let Some(send) = step.get("send") {
@@ -189,7 +214,10 @@ fn replay(case: &Value) -> Result<(), String> {
         let within = silence.map_or(Duration::from_secs(5), Duration::from_millis);
         let ours = bench.next(got["stream"].as_u64().unwrap(), within);
         if ours.as_ref() != Some(expected).filter(|_| silence.is_none()) {
-            return Err(format!("{} step {index}: expected {expected}, got {ours:?}", case["id"]));
+            return Err(format!(
+                "{} step {index}: expected {expected}, got {ours:?}",
+                case["id"]
+            ));
         }
     }
     Ok(())
@@ -200,5 +228,11 @@ fn every_recorded_script_plays_the_same() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("../testdata/placement.json")).unwrap();
     assert_eq!(cases.len(), 39);
     let wrong: Vec<String> = cases.iter().filter_map(|case| replay(case).err()).collect();
-    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} differ:\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n")
+    );
 }

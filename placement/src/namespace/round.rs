@@ -40,7 +40,11 @@ impl Count {
 
 impl Tally {
     fn side(&mut self, stream: &Stream) -> &mut Count {
-        if stream.voter { &mut self.voters } else { &mut self.others }
+        if stream.voter {
+            &mut self.voters
+        } else {
+            &mut self.others
+        }
     }
 
     pub(super) fn add(&mut self, stream: &Stream) {
@@ -132,7 +136,8 @@ impl Namespace {
                 continue;
             }
             let report = self.members.get(*id);
-            let concerned = report.is_some_and(|report| report.types().iter().any(|name| self.dirty.contains(name)));
+            let concerned =
+                report.is_some_and(|report| report.types().iter().any(|name| self.dirty.contains(name)));
             stream.voter = stream.changed || concerned;
             self.tally.add(stream);
         }
@@ -165,7 +170,11 @@ impl Namespace {
         };
         stream.locked = Some(version);
         let table = self.table();
-        for order in [Order::Lock(version), Order::Update(version, table), Order::Unlock(version)] {
+        for order in [
+            Order::Lock(version),
+            Order::Update(version, table),
+            Order::Unlock(version),
+        ] {
             fx.push(Effect::Send(id, order));
         }
     }
@@ -176,11 +185,20 @@ impl Namespace {
             let table = self.members.table(version, self.settings.replication_factor);
             self.table = Some((version, table));
         }
-        self.table.as_ref().map(|(_, table)| table.clone()).unwrap_or_default()
+        self.table
+            .as_ref()
+            .map(|(_, table)| table.clone())
+            .unwrap_or_default()
     }
 
     /// A sidecar acknowledged a step; `None` stands for the one under way.
-    pub(super) fn acknowledge(&mut self, now: Moment, id: StreamId, step: Option<Step>, fx: &mut Vec<Effect>) {
+    pub(super) fn acknowledge(
+        &mut self,
+        now: Moment,
+        id: StreamId,
+        step: Option<Step>,
+        fx: &mut Vec<Effect>,
+    ) {
         let current = match self.phase {
             Phase::Idle => None,
             Phase::Running(current) => Some(current),
@@ -228,7 +246,9 @@ impl Namespace {
             Step::Lock => {
                 self.phase = Phase::Running(Step::Update);
                 let table = self.table();
-                self.send_all(now, fx, Step::Update, |version| Order::Update(version, table.clone()));
+                self.send_all(now, fx, Step::Update, |version| {
+                    Order::Update(version, table.clone())
+                });
             }
             Step::Update => {
                 self.phase = Phase::Running(Step::Unlock);
@@ -245,7 +265,8 @@ impl Namespace {
     fn lost_hold_back(&self, now: Moment) -> bool {
         self.lost.iter().any(|(id, lost)| {
             let report = self.members.get(*id);
-            let concerned = report.is_some_and(|report| report.types().iter().any(|name| self.dirty.contains(name)));
+            let concerned =
+                report.is_some_and(|report| report.types().iter().any(|name| self.dirty.contains(name)));
             lost.until > now && !lost.released && concerned
         })
     }
@@ -283,11 +304,18 @@ impl Namespace {
             if now < self.round_started + after {
                 after = self.settings.lock_timeout;
             }
-            let voters = self.streams.iter().filter(|(_, stream)| stream.voter && stream.acked != Some(step));
+            let voters = self
+                .streams
+                .iter()
+                .filter(|(_, stream)| stream.voter && stream.acked != Some(step));
             late.extend(voters.map(|(id, _)| (*id, self.version)));
         }
         for (_, id) in self.owing.iter().take_while(|(due, _)| *due <= now) {
-            let version = self.streams.get(id).and_then(|stream| stream.owes).map(|(_, version)| version);
+            let version = self
+                .streams
+                .get(id)
+                .and_then(|stream| stream.owes)
+                .map(|(_, version)| version);
             late.entry(*id).or_insert(version.unwrap_or(self.version));
         }
         for (id, version) in late {
