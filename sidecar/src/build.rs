@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
 use outrigger_components_api::registry::Registry;
 use outrigger_gojson::Value;
+use outrigger_identity::Security;
 use outrigger_model::duration::GoDuration;
-use outrigger_process::Readiness;
+use outrigger_process::{Metrics, Readiness};
 use outrigger_resiliency::Resiliency;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
@@ -19,7 +20,7 @@ use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use outrigger_sidecar_core::components::ComponentStore;
 use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
-use outrigger_sidecar_core::invoke::access::InvokeAccess;
+use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
 use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
@@ -92,16 +93,29 @@ pub(crate) fn identity(config: &SidecarConfig) -> Identity {
     }
 }
 
+/// What is there before the services.
+pub(crate) struct Base {
+    pub(crate) identity: Identity,
+    pub(crate) security: Security,
+    pub(crate) ports: BoundPorts,
+    pub(crate) metrics: Metrics,
+}
+
 /// Loads the components and makes the services.
 pub(crate) async fn build(
     config: &SidecarConfig,
     configuration: Configuration,
-    identity: Identity,
-    ports: BoundPorts,
+    base: Base,
     registry: Registry,
     shutdown: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<Built, StartError> {
+    let Base {
+        identity,
+        security,
+        ports,
+        metrics,
+    } = base;
     let documents = disk::read(&config.resources_paths).map_err(StartError::new)?;
     for warning in &documents.warnings {
         tracing::warn!(target: "dapr.runtime", "{warning}");
@@ -163,6 +177,7 @@ pub(crate) async fn build(
     let roots = SystemRoots::default();
     let app = AppChannel::new(&config.app, max_message, max_headers, roots.clone(), healthy).map(Arc::new);
     let peers = Arc::new(Peers::new(
+        security.clone(),
         tasks.clone(),
         shutdown.child_token(),
         config.peer_max_idle,
@@ -241,12 +256,18 @@ pub(crate) async fn build(
         shutdown: ShutdownRequest::default(),
         outbound_ready: AtomicBool::new(false),
         identity,
+        security,
     });
     let is_http = config.app.protocol.is_http();
     let rules = AccessControl::new(&configuration.spec.access_control, is_http).map_err(StartError::new)?;
+    let access_metrics = AccessMetrics::default();
+    access_metrics
+        .register(metrics.registry())
+        .map_err(StartError::new)?;
+    let access = InvokeAccess::new(rules, access_metrics);
     Ok(Built {
         http: http_options(config, &configuration),
-        grpc: grpc_options(config, &configuration, max_message, InvokeAccess::new(rules)),
+        grpc: grpc_options(config, &configuration, max_message, access),
         core,
         peers,
         app,

@@ -6,6 +6,7 @@ mod listen;
 mod not_built;
 mod register;
 mod run;
+mod security;
 mod servers;
 mod wait;
 

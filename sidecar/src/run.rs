@@ -8,7 +8,7 @@ use std::time::Duration;
 use outrigger_components_api::name_resolution::Resolver;
 use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::readiness::Target;
-use outrigger_process::{Drain, Environment, Signals, Tasks};
+use outrigger_process::{Drain, Environment, Metrics, Signals, Tasks};
 use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{Mode, SidecarConfig};
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app_start::{AppStart, Subscriptions};
-use crate::build::{self, Built, StartError};
-use crate::{VERSION, register, servers};
+use crate::build::{self, Base, Built, StartError};
+use crate::{VERSION, register, security, servers};
 
 const FORCED_EXIT: Duration = Duration::from_millis(100);
 
@@ -97,25 +97,39 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     for warning in crate::not_built::warnings(&configuration) {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
-    let listeners = servers::bind(config).await?;
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let starting = build::build(
-        config,
-        configuration,
-        build::identity(config),
-        listeners.ports,
-        register::registry(),
-        &shutdown,
-        &tasks,
-    );
-    let built = tokio::select! {
-        built = starting => built?,
-        end = early_end(signals) => return Ok(end),
+    let metrics = Metrics::new();
+    let starting = async {
+        // Nothing listens before it can prove who it is.
+        let security = security::start(config, &metrics, &shutdown, &tasks).await?;
+        let listeners = servers::bind(config, &metrics).await?;
+        let base = Base {
+            identity: build::identity(config),
+            security,
+            ports: listeners.ports,
+            metrics,
+        };
+        let registry = register::registry();
+        let built = build::build(config, configuration, base, registry, &shutdown, &tasks).await?;
+        Ok::<_, StartError>((listeners, built))
+    };
+    let (listeners, built) = tokio::select! {
+        started = starting => started?,
+        end = early_end(signals) => {
+            shutdown.cancel();
+            return Ok(end);
+        }
     };
     // Servers stop before the components that serve them.
     let drain = Drain::new();
     let mut servers = Tasks::new(drain.stopping().clone());
     let ready = built.core.readiness.register("runtime");
+    let secure = built.core.readiness.register("security-provider");
+    tasks.spawn(security::tell_health(
+        built.core.security.clone(),
+        secure,
+        shutdown.child_token(),
+    ));
     listeners.serve(config, &built, drain.stopping(), &mut servers);
     built.core.outbound_ready.store(true, Ordering::Release);
     tasks.spawn(built.peers.clone().collect_idle(config.peer_collect_interval));

@@ -26,7 +26,7 @@ pub(crate) struct Listeners {
 }
 
 /// Binds everything that the settings ask for.
-pub(crate) async fn bind(config: &SidecarConfig) -> Result<Listeners, StartError> {
+pub(crate) async fn bind(config: &SidecarConfig, metrics: &Metrics) -> Result<Listeners, StartError> {
     let (internal, internal_port) = bind_internal(config).await?;
     let apis = bind_apis(config).await?;
     let public = match config.public_port {
@@ -49,7 +49,7 @@ pub(crate) async fn bind(config: &SidecarConfig) -> Result<Listeners, StartError
         on_unix_sockets: apis.on_unix_sockets,
         internal: sockets(internal),
         public: sockets(public),
-        metrics: metrics_server(config).await?,
+        metrics: metrics_server(config, metrics).await?,
     })
 }
 
@@ -134,12 +134,15 @@ fn sockets(listeners: Vec<TcpListener>) -> Vec<Socket> {
 }
 
 /// The Prometheus endpoint, unless it is switched off.
-async fn metrics_server(config: &SidecarConfig) -> Result<Option<MetricsServer>, StartError> {
+async fn metrics_server(
+    config: &SidecarConfig,
+    metrics: &Metrics,
+) -> Result<Option<MetricsServer>, StartError> {
     let settings = &config.metrics;
     if !settings.enabled {
         return Ok(None);
     }
-    let server = MetricsServer::bind(&settings.listen_address, settings.port, Metrics::new())
+    let server = MetricsServer::bind(&settings.listen_address, settings.port, metrics.clone())
         .await
         .map_err(StartError::new)?;
     tracing::info!(target: "dapr.metrics", "metrics server started on {}/", server.address());

@@ -63,6 +63,9 @@ mod token;
 mod trust;
 mod verify;
 
+/// The component in log lines, as upstream names it.
+const LOG: &str = "dapr.runtime.security";
+
 pub use authorise::{Authorise, ControlPlane, ControlPlaneError, Service, Unauthorised};
 pub use clock::{Clock, SystemClock};
 pub use conn::{Conn, PeerIdentity};

@@ -1,15 +1,15 @@
 //! Counters of the identity (contract `observability`, section 2).
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounterVec, Opts, Registry};
 
 use crate::source::Reason;
 
-/// Counters; without registration they count for nobody.
+/// Counters; without registration they count for nobody. Each appears with its first event, as upstream's do.
 #[derive(Debug, Clone)]
 pub struct IdentityMetrics {
-    init: IntCounter,
+    init: IntCounterVec,
     init_failed: IntCounterVec,
-    rotated: IntCounter,
+    rotated: IntCounterVec,
     rotation_failed: IntCounterVec,
 }
 
@@ -27,11 +27,11 @@ impl IdentityMetrics {
                 opts.const_label(*name, *value)
             })
         };
-        let counter =
-            |name: &str, help: &str| IntCounter::with_opts(opts(name, help)).expect("the names are valid");
-        let with_reason = |name: &str, help: &str| {
-            IntCounterVec::new(opts(name, help), &["reason"]).expect("the names are valid")
+        let vector = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(opts(name, help), labels).expect("the names are valid")
         };
+        let counter = |name: &str, help: &str| vector(name, help, &[]);
+        let with_reason = |name: &str, help: &str| vector(name, help, &["reason"]);
         Self {
             init: counter(
                 "dapr_runtime_mtls_init_total",
@@ -64,7 +64,7 @@ impl IdentityMetrics {
     }
 
     pub(crate) fn init_completed(&self) {
-        self.init.inc();
+        self.init.with_label_values::<&str>(&[]).inc();
     }
 
     pub(crate) fn init_failed(&self, reason: &str) {
@@ -72,7 +72,7 @@ impl IdentityMetrics {
     }
 
     pub(crate) fn rotated(&self) {
-        self.rotated.inc();
+        self.rotated.with_label_values::<&str>(&[]).inc();
     }
 
     pub(crate) fn rotation_failed(&self, reason: Reason) {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::LOG;
 use crate::clock::{from_unix, text};
 use crate::csr;
 use crate::directory::Directory;
@@ -54,7 +55,7 @@ impl Renewal {
         if let Some(roots) = issued.roots.filter(|_| self.learn_roots)
             && trust.announced(roots)
         {
-            tracing::info!("sentry's trust anchors changed and are in force");
+            tracing::info!(target: LOG, "sentry's trust anchors changed and are in force");
         }
         if let Some(directory) = &self.directory {
             directory
@@ -91,7 +92,7 @@ async fn renew_for_ever(live: &Live, renewal: &Renewal) {
         let early = rand::random_range(0.0..SPREAD);
         let (svid, jwts) = (live.svid(), live.jwts());
         let at = due(&svid, &jwts, live.clock().now(), early);
-        tracing::debug!("certificate {} is renewed at {}", svid.id(), text(at));
+        tracing::debug!(target: LOG, "certificate {} is renewed at {}", svid.id(), text(at));
         drop((svid, jwts));
         tokio::time::sleep(AT_LEAST).await;
         wait_until(live, at).await;
@@ -100,6 +101,7 @@ async fn renew_for_ever(live: &Live, renewal: &Renewal) {
             match renewal.request(live.trust()).await {
                 Ok((svid, jwts)) => {
                     tracing::info!(
+                        target: LOG,
                         "certificate {} is renewed, valid until {}",
                         svid.id(),
                         text(svid.not_after())
@@ -116,6 +118,7 @@ async fn renew_for_ever(live: &Live, renewal: &Renewal) {
                         "is valid until"
                     };
                     tracing::error!(
+                        target: LOG,
                         "failed to renew the identity certificate, trying again; the one in force {state} {}: {error}",
                         text(until)
                     );

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::LOG;
 use crate::authorise::{Authorise, ControlPlane, Service};
 use crate::clock::{Clock, SystemClock};
 use crate::dial::Dialer;
@@ -371,7 +372,7 @@ async fn await_anchors(path: &std::path::Path) -> TrustBundle {
             Err(problem) => problem,
         };
         if said.is_none_or(|said| said.elapsed() >= ANCHORS_REMINDER) {
-            tracing::warn!("waiting for the trust anchors in {}: {problem}", path.display());
+            tracing::warn!(target: LOG, "waiting for the trust anchors in {}: {problem}", path.display());
             said = Some(tokio::time::Instant::now());
         }
         tokio::time::sleep(ANCHORS_POLL).await;
@@ -396,12 +397,13 @@ async fn watch_anchors(path: &std::path::Path, live: &Live) {
                 before = pem;
                 problem_before = None;
                 if live.trust.configure(bundle) {
-                    tracing::info!("the trust anchors in {} changed and are in force", path.display());
+                    tracing::info!(target: LOG, "the trust anchors in {} changed and are in force", path.display());
                 }
             }
             Err(problem) => {
                 if problem_before.as_ref() != Some(&problem) {
                     tracing::error!(
+                        target: LOG,
                         "the trust anchors in {} cannot be used, those before stay in force: {problem}",
                         path.display()
                     );

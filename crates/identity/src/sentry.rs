@@ -11,6 +11,7 @@ use outrigger_proto::sentry::v1::ca_client::CaClient;
 use outrigger_proto::sentry::v1::{SignCertificateRequest, SignCertificateResponse};
 use tonic::Code;
 
+use crate::LOG;
 use crate::authorise::{Authorise, ControlPlane, Service};
 use crate::clock::Clock;
 use crate::dial::Dialer;
@@ -134,7 +135,7 @@ impl CertificateSource for SentryClient {
                 // Sentry has refused: asking again changes nothing.
                 Err(error) if error.reason != Reason::Connection || attempt >= ATTEMPTS => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%error, attempt, "asking sentry again");
+                    tracing::debug!(target: LOG, %error, attempt, "asking sentry again");
                     let pause = PAUSE * 2_u32.pow(attempt);
                     tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
                     attempt += 1;

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower_service::Service;
 
+use crate::LOG;
 use crate::handshake::Acceptor;
 
 /// Pause after a failed accept, so that a lack of file descriptors doesn't spin.
@@ -72,7 +73,7 @@ pub async fn grpc<S>(
                 ));
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a connection failed");
+                tracing::warn!(target: LOG, %error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -85,6 +86,7 @@ pub async fn grpc<S>(
         .is_err()
     {
         tracing::warn!(
+            target: LOG,
             "{} connections are closed although they are still busy",
             connections.len()
         );
@@ -112,7 +114,7 @@ async fn connection<S>(
     let (stream, peer) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
-            tracing::info!(%from, "a connection is refused: {error}");
+            tracing::info!(target: LOG, %from, "a connection is refused: {error}");
             return;
         }
     };
@@ -141,6 +143,6 @@ async fn connection<S>(
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%error, %from, "a connection ended");
+        tracing::debug!(target: LOG, %error, %from, "a connection ended");
     }
 }

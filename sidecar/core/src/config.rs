@@ -13,6 +13,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outrigger_identity::KeyAlgorithm;
 use outrigger_process::Environment;
 use outrigger_process::flags as command_line;
 use outrigger_process::logging::LogOptions;
@@ -206,7 +207,7 @@ pub struct MetricsConfig {
     pub listen_address: String,
 }
 
-/// Where the control plane is and how it is trusted. Not used yet.
+/// Where the control plane is and how it is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlaneConfig {
     /// `--control-plane-address` (operator)
@@ -223,6 +224,10 @@ pub struct ControlPlaneConfig {
     pub mtls: bool,
     /// `DAPR_TRUST_ANCHORS`
     pub trust_anchors: Option<String>,
+    /// `DAPR_TRUST_ANCHORS_FILE`, which is looked at again and again
+    pub trust_anchors_file: Option<PathBuf>,
+    /// `OUTRIGGER_IDENTITY_KEY`
+    pub identity_key: KeyAlgorithm,
     /// `DAPR_SENTRY_TOKEN_FILE`
     pub sentry_token_file: Option<PathBuf>,
     /// `SENTRY_LOCAL_IDENTITY`, or the app id

@@ -63,7 +63,8 @@ impl<S: AsyncWrite + Unpin> State<S> {
         self.sent = 0;
         self.gathered.clear();
         self.gathered.shrink_to(KEPT);
-        Poll::Ready(Ok(()))
+        // TLS may hold back encrypted bytes that the socket did not take at once; for a socket this is nothing.
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// Makes room for `more` bytes; `true` if they are to be written directly instead.

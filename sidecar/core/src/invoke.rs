@@ -45,7 +45,7 @@ use crate::app::AppChannel;
 use crate::{Body, Identity};
 use endpoint::Endpoint;
 use headers::Stamp;
-use peer::Peers;
+use peer::{PeerTarget, Peers};
 use replay::Replay;
 use resolve::Addresses;
 use target::Target;
@@ -56,6 +56,15 @@ const BUILT_IN_RETRIES: u32 = 3;
 const BUILT_IN_PAUSE: Duration = Duration::from_secs(1);
 /// Most of a request body that is kept for a built-in retry; a user's policy keeps up to the body limit.
 const REPLAY_LIMIT: usize = 64 << 10;
+
+/// The sidecar at an address that a lookup led to.
+fn peer_target<'a>(address: &'a str, lookup: &'a ResolveRequest) -> PeerTarget<'a> {
+    PeerTarget {
+        address,
+        namespace: &lookup.namespace,
+        app_id: &lookup.app_id,
+    }
+}
 
 /// What an [`Invoker`] is made of.
 pub struct InvokerParts {
@@ -261,7 +270,8 @@ impl Invoker {
     ) -> Result<InvokeResponse, InvokeError> {
         let parts = &self.parts;
         let address = parts.addresses.resolve(lookup).await?;
-        let result = remote::call(&parts.peers, &address, request, body, parts.max_message).await;
+        let target = peer_target(&address, lookup);
+        let result = remote::call(&parts.peers, target, request, body, parts.max_message).await;
         if result.as_ref().is_err_and(InvokeError::is_retriable) {
             parts.peers.forget(&address);
             parts.addresses.forget(lookup);
@@ -278,7 +288,8 @@ impl Invoker {
     ) -> Result<InvokeResponse, InvokeError> {
         let parts = &self.parts;
         let address = parts.addresses.resolve(lookup).await?;
-        remote::call_unary(&parts.peers, &address, request, body, parts.max_message).await
+        let target = peer_target(&address, lookup);
+        remote::call_unary(&parts.peers, target, request, body, parts.max_message).await
     }
 
     async fn invoke_with_built_in_retries(

@@ -14,6 +14,7 @@ use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata
 use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
 use crate::state::StateService;
+use outrigger_identity::Security;
 use outrigger_process::Readiness;
 
 /// Starts spans; `None` inside = tracing is off (`samplingRate: "0"`).
@@ -79,6 +80,8 @@ pub struct StaticMetadata {
 pub struct Sidecar {
     /// Who it is.
     pub identity: Identity,
+    /// How that is proven: TLS for every connection to another sidecar and to the control plane.
+    pub security: Security,
     /// What is loaded.
     pub components: Arc<ComponentStore>,
     /// State.

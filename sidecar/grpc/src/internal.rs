@@ -8,6 +8,7 @@ use outrigger_model::GrpcCode;
 use outrigger_proto::internals::v1::InternalInvokeRequest;
 use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::app::AppChannel;
+use outrigger_sidecar_core::invoke::access::PeerCaller;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
 use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
 use outrigger_sidecar_core::invoke::message::NO_EVENTS;
@@ -30,10 +31,11 @@ impl GrpcApi {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
+        let caller = request.extensions().get::<PeerCaller>().cloned();
         let reader = FrameReader::new(request.into_body(), self.options.max_message);
         let result = match method {
-            "CallLocalStream" => self.call_local_stream(reader, span).await,
-            "CallLocal" => self.call_local(reader, span).await,
+            "CallLocalStream" => self.call_local_stream(reader, span, caller.as_ref()).await,
+            "CallLocal" => self.call_local(reader, span, caller.as_ref()).await,
             "CallActor" | "CallActorReminder" | "CallActorStream" => Err(not_built::no_placement()),
             other => Err(Status::unimplemented(format!("unknown method {other}"))),
         };
@@ -44,6 +46,7 @@ impl GrpcApi {
         &self,
         mut reader: FrameReader,
         span: Option<TraceContext>,
+        caller: Option<&PeerCaller>,
     ) -> Result<Response<Body>, Status> {
         let app = self.app()?;
         let first = match reader.next().await {
@@ -65,7 +68,7 @@ impl GrpcApi {
         };
         let request = wire::lead_to_request(first, body, span).map_err(|error| refused(&error))?;
         let asks_for_events = request.asks_for_events();
-        let mut answer = self.call_app(app, request).await?;
+        let mut answer = self.call_app(app, request, caller).await?;
         if asks_for_events {
             answer = answer
                 .into_events()
@@ -84,6 +87,7 @@ impl GrpcApi {
         &self,
         mut reader: FrameReader,
         span: Option<TraceContext>,
+        caller: Option<&PeerCaller>,
     ) -> Result<Response<Body>, Status> {
         let app = self.app()?;
         let message = match reader.next().await {
@@ -98,7 +102,7 @@ impl GrpcApi {
             .unwrap_or_default();
         let request =
             wire::to_request(request, CoreBody::full(bytes), span).map_err(|error| refused(&error))?;
-        let answer = self.call_app(app, request).await?;
+        let answer = self.call_app(app, request, caller).await?;
         let mut response = wire::response(&answer);
         let bytes = answer
             .body
@@ -117,12 +121,16 @@ impl GrpcApi {
     }
 
     /// Authorises and makes the call.
-    async fn call_app(&self, app: &AppChannel, request: InvokeRequest) -> Result<InvokeResponse, Status> {
+    async fn call_app(
+        &self,
+        app: &AppChannel,
+        request: InvokeRequest,
+        caller: Option<&PeerCaller>,
+    ) -> Result<InvokeResponse, Status> {
         let verb = request.verb.as_ref().map(http::Method::as_str);
-        // Without mTLS the caller has no identity; see issue 5.
         self.options
             .invoke_access
-            .check(None, &request.method, verb)
+            .check(caller, &request.method, verb)
             .map_err(|error| error::from_invoke(&error))?;
         local::invoke(app, request)
             .await

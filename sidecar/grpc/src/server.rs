@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_identity::{Acceptor, Authorise};
 use outrigger_sidecar_core::accept::{Socket, accept};
 use outrigger_sidecar_core::cork::cork;
+use outrigger_sidecar_core::invoke::access::PeerCaller;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +26,40 @@ const MAX_STREAMS: u32 = 4096;
 
 /// Serves a listener until the token is cancelled, then lets in-flight calls end (at most 10 s).
 pub async fn serve(api: Arc<GrpcApi>, server: Server, socket: impl Into<Socket>, stop: CancellationToken) {
+    // The app speaks plain text; other sidecars prove who they are, and each call is judged by it.
+    let acceptor = match server {
+        Server::Api => Acceptor::plain(),
+        Server::Internal => api.core.security.acceptor(Authorise::Any),
+    };
     accept("gRPC", socket.into(), stop, |accepted| {
-        connection(api.clone(), server, accepted.stream, accepted.drain)
+        let (api, acceptor) = (api.clone(), acceptor.clone());
+        async move {
+            let shaken = tokio::select! {
+                shaken = acceptor.accept(accepted.stream) => shaken,
+                () = accepted.drain.cancelled() => return,
+            };
+            match shaken {
+                Ok((stream, peer)) => {
+                    let caller = peer.as_ref().map(PeerCaller::from);
+                    connection(api, server, stream, caller, accepted.drain).await;
+                }
+                Err(error) => {
+                    let from = accepted.remote.map(|address| address.to_string()).unwrap_or_default();
+                    tracing::info!(target: "dapr.runtime.security", %from, "a connection is refused: {error}");
+                }
+            }
+        }
     })
     .await;
 }
 
-async fn connection<S>(api: Arc<GrpcApi>, server: Server, stream: S, drain: CancellationToken)
-where
+async fn connection<S>(
+    api: Arc<GrpcApi>,
+    server: Server,
+    stream: S,
+    caller: Option<PeerCaller>,
+    drain: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = Builder::new(TokioExecutor::new());
@@ -43,8 +73,11 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(api.options.max_headers);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let api = api.clone();
+        if let Some(caller) = &caller {
+            request.extensions_mut().insert(caller.clone());
+        }
         async move { Ok::<_, std::convert::Infallible>(api.handle(server, request).await) }
     });
     let (io, handle) = cork(stream);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use outrigger_identity::KeyAlgorithm;
 use outrigger_model::Quantity;
 use outrigger_process::Environment;
 use outrigger_process::flags::Values;
@@ -280,6 +281,8 @@ impl Builder<'_> {
             jwt_audiences: values.list("sentry-request-jwt-audiences").to_vec(),
             mtls: values.bool("enable-mtls"),
             trust_anchors: env.non_empty("DAPR_TRUST_ANCHORS").map(str::to_owned),
+            trust_anchors_file: env.non_empty("DAPR_TRUST_ANCHORS_FILE").map(PathBuf::from),
+            identity_key: self.identity_key(),
             sentry_token_file: env.non_empty("DAPR_SENTRY_TOKEN_FILE").map(PathBuf::from),
             local_identity: env
                 .non_empty("SENTRY_LOCAL_IDENTITY")
@@ -297,6 +300,17 @@ impl Builder<'_> {
             workflow_janitor_period: self
                 .env_duration("DAPR_WORKFLOW_JANITOR_PERIOD", Duration::from_secs(20)),
         }
+    }
+
+    fn identity_key(&mut self) -> KeyAlgorithm {
+        let name = self.environment.non_empty("OUTRIGGER_IDENTITY_KEY");
+        let key = name.map_or(Ok(KeyAlgorithm::default()), str::parse);
+        self.or(
+            key.map_err(|error| {
+                format!("invalid value in environment variable OUTRIGGER_IDENTITY_KEY: {error}")
+            }),
+            KeyAlgorithm::default(),
+        )
     }
 
     fn env_duration(&mut self, name: &str, default: Duration) -> Duration {

@@ -74,11 +74,6 @@ pub(super) const NOT_BUILT_FLAGS: &[(&str, &str)] = &[
     ("enable-profiling", "profiles are not served"),
     ("profile-port", "profiles are not served"),
     ("control-plane-address", "the operator is not contacted"),
-    ("sentry-address", "no certificate is requested"),
-    ("control-plane-trust-domain", "it matters only with mTLS, which is not built yet"),
-    ("control-plane-namespace", "it matters only with mTLS, which is not built yet"),
-    ("sentry-request-jwt-audiences", "no JWT identity is requested"),
-    ("enable-mtls", "traffic between sidecars is in plain text"),
     ("placement-host-address", "actors and workflows are not available"),
     ("scheduler-host-address", "jobs, reminders and workflows are not available"),
     ("scheduler-job-streams", "jobs, reminders and workflows are not available"),
@@ -96,7 +91,9 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("NAMESPACE", "namespace of the sidecar; also filters resource files"),
     ("POD_NAME", "value of `{podName}` in component metadata"),
     ("DAPR_HOST_IP", "address announced to other sidecars"),
-    ("DAPR_TRUST_ANCHORS", "PEM trust anchors for mTLS"),
+    ("DAPR_TRUST_ANCHORS", "PEM trust anchors for mTLS; later ones are learnt from the certificate authority"),
+    ("DAPR_TRUST_ANCHORS_FILE", "file of the trust anchors, followed as it changes; instead of the variable above"),
+    ("OUTRIGGER_IDENTITY_KEY", "kind of key in certificates: ed25519 (default), ecdsa-p256, rsa-2048"),
     ("DAPR_CONTROLPLANE_NAMESPACE", "default of --control-plane-namespace"),
     ("DAPR_CONTROLPLANE_TRUST_DOMAIN", "default of --control-plane-trust-domain"),
     ("DAPR_SENTRY_TOKEN_FILE", "file with the token sent to the certificate authority"),
@@ -124,8 +121,6 @@ pub const VARIABLES: &[(&str, &str)] = &[
 
 /// Variables that are read but whose feature is not built yet.
 pub(super) const NOT_BUILT_VARIABLES: &[(&str, &str)] = &[
-    ("DAPR_SENTRY_TOKEN_FILE", "no certificate is requested"),
-    ("SENTRY_LOCAL_IDENTITY", "no certificate is requested"),
     (
         "DAPR_SCHEDULER_HOST_ADDRESS_DNS_A",
         "jobs, reminders and workflows are not available",

@@ -1,5 +1,5 @@
 //! Connections to other sidecars' internal API: pooled by address, re-made on failure, closed when idle
-//! (contract `service-invocation`, section 4).
+//! (contract `service-invocation`, section 4). With mTLS, a connection is good for the one app that its certificate names.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outrigger_identity::{Conn, Dialer, HandshakeError, Security};
 use outrigger_model::GrpcCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -29,16 +30,31 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
+/// A sidecar to call: where it is, and whose it has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerTarget<'a> {
+    /// `host:port` of its internal server.
+    pub address: &'a str,
+    /// The namespace of its app.
+    pub namespace: &'a str,
+    /// Its app.
+    pub app_id: &'a str,
+}
+
 /// Connections to all peers.
 pub struct Peers {
-    by_address: Mutex<HashMap<String, Arc<Peer>>>,
+    /// Several at one address only while an address changes hands, or if somebody answers wrongly.
+    by_address: Mutex<HashMap<String, Vec<Arc<Peer>>>>,
+    security: Security,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     max_idle: Duration,
 }
 
-#[derive(Default)]
 struct Peer {
+    namespace: String,
+    app_id: String,
+    dialer: Dialer,
     connections: Mutex<Vec<Arc<Connection>>>,
     dialing: tokio::sync::Mutex<()>,
 }
@@ -56,7 +72,7 @@ struct Connection {
 struct PeerExecutor {
     tasks: TaskTracker,
     close: CancellationToken,
-    cork: Arc<Mutex<Option<Cork<TcpStream>>>>,
+    cork: Arc<Mutex<Option<Cork<Conn<TcpStream>>>>>,
 }
 
 impl<F> hyper::rt::Executor<F> for PeerExecutor
@@ -93,9 +109,15 @@ impl Drop for Lease {
 
 impl Peers {
     /// No connections yet; connection tasks are tracked by `tasks` and end with `shutdown`.
-    pub fn new(tasks: TaskTracker, shutdown: CancellationToken, max_idle: Duration) -> Self {
+    pub fn new(
+        security: Security,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+        max_idle: Duration,
+    ) -> Self {
         Self {
             by_address: Mutex::new(HashMap::new()),
+            security,
             tasks,
             shutdown,
             max_idle,
@@ -105,13 +127,14 @@ impl Peers {
     /// Sends a request to a peer; the lease is to be kept until the answer has been read.
     ///
     /// # Errors
-    /// `Unavailable` when the peer cannot be reached or the connection breaks.
+    /// `Unavailable` when the peer cannot be reached, is not the one we want, or the connection breaks.
     pub async fn send(
         &self,
-        address: &str,
+        target: PeerTarget<'_>,
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Lease), InvokeError> {
-        let connection = self.connection(address).await?;
+        let address = target.address;
+        let connection = self.connection(target).await?;
         connection.in_flight.fetch_add(1, Ordering::Relaxed);
         let lease = Lease(connection);
         let mut sender = lease.0.sender.clone();
@@ -133,12 +156,12 @@ impl Peers {
 
     /// Drops the connections to a peer, so that the next call dials anew.
     pub fn forget(&self, address: &str) {
-        let peer = self
+        let peers = self
             .by_address
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(address);
-        if let Some(peer) = peer {
+        for peer in peers.into_iter().flatten() {
             for connection in peer
                 .connections
                 .lock()
@@ -158,28 +181,40 @@ impl Peers {
                 () = tokio::time::sleep(interval) => {}
             }
             let mut peers = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.retain(|_, peer| {
-                let mut connections = peer.connections.lock().unwrap_or_else(PoisonError::into_inner);
-                connections.retain(|connection| {
-                    let keep = !connection.sender.is_closed() && !connection.is_idle_for(self.max_idle);
-                    if !keep {
-                        connection.retire();
-                    }
-                    keep
-                });
-                !connections.is_empty() || Arc::strong_count(peer) > 1
+            peers.retain(|_, peers| {
+                peers.retain(|peer| peer.keeps_any(self.max_idle) || Arc::strong_count(peer) > 1);
+                !peers.is_empty()
             });
         }
     }
 
-    async fn connection(&self, address: &str) -> Result<Arc<Connection>, InvokeError> {
-        let peer = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(address.to_owned())
-            .or_default()
-            .clone();
+    fn peer(&self, target: PeerTarget<'_>) -> Arc<Peer> {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if !by_address.contains_key(target.address) {
+            by_address.insert(target.address.to_owned(), Vec::new());
+        }
+        let peers = by_address.get_mut(target.address).expect("it is there now");
+        // In plain text nobody knows who answers, and one connection serves all.
+        let is_plain = !self.security.mtls();
+        let known = peers
+            .iter()
+            .find(|peer| is_plain || (peer.app_id == target.app_id && peer.namespace == target.namespace));
+        if let Some(known) = known {
+            return Arc::clone(known);
+        }
+        let peer = Arc::new(Peer {
+            namespace: target.namespace.to_owned(),
+            app_id: target.app_id.to_owned(),
+            dialer: self.security.to_app(target.namespace, target.app_id),
+            connections: Mutex::default(),
+            dialing: tokio::sync::Mutex::default(),
+        });
+        peers.push(Arc::clone(&peer));
+        peer
+    }
+
+    async fn connection(&self, target: PeerTarget<'_>) -> Result<Arc<Connection>, InvokeError> {
+        let peer = self.peer(target);
         if let Some(connection) = peer.usable() {
             return Ok(connection);
         }
@@ -187,7 +222,7 @@ impl Peers {
         if let Some(connection) = peer.usable() {
             return Ok(connection);
         }
-        let connection = Arc::new(self.dial(address).await?);
+        let connection = Arc::new(self.dial(target.address, &peer.dialer).await?);
         peer.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -195,7 +230,7 @@ impl Peers {
         Ok(connection)
     }
 
-    async fn dial(&self, address: &str) -> Result<Connection, InvokeError> {
+    async fn dial(&self, address: &str, dialer: &Dialer) -> Result<Connection, InvokeError> {
         let unavailable = |text: String| {
             let text = format!(
                 "connection error: desc = \"transport: Error while dialing: dial tcp {address}: {text}\""
@@ -207,6 +242,9 @@ impl Peers {
             .map_err(|_| unavailable("i/o timeout".into()))?
             .map_err(|error| unavailable(go_dial_error(&error)))?;
         let _ = stream.set_nodelay(true);
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let handshake = dialer.handshaker().handshake(host, stream).await;
+        let stream = handshake.map_err(|error| handshake_failed(&error))?;
         let close = self.shutdown.child_token();
         let (io, handle) = cork(stream);
         let executor = PeerExecutor {
@@ -246,6 +284,19 @@ impl Peers {
 }
 
 impl Peer {
+    /// Drops connections that are closed or idle for too long; whether any is left.
+    fn keeps_any(&self, max_idle: Duration) -> bool {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|connection| {
+            let keep = !connection.sender.is_closed() && !connection.is_idle_for(max_idle);
+            if !keep {
+                connection.retire();
+            }
+            keep
+        });
+        !connections.is_empty()
+    }
+
     fn usable(&self) -> Option<Arc<Connection>> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| !connection.sender.is_closed());
@@ -273,6 +324,14 @@ impl Connection {
             self.close.cancel();
         }
     }
+}
+
+/// A peer that is not who it should be, in the words that wrap it upstream.
+fn handshake_failed(error: &HandshakeError) -> InvokeError {
+    InvokeError::status(
+        GrpcCode::Unavailable,
+        format!("connection error: desc = \"transport: authentication handshake failed: {error}\""),
+    )
 }
 
 /// An I/O error as Go's dialer words it, for the texts that users know.

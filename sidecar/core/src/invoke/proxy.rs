@@ -24,7 +24,7 @@ use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
 use tonic::body::Body as TonicBody;
 use tower::ServiceExt as _;
 
-use super::access::InvokeAccess;
+use super::access::{InvokeAccess, PeerCaller};
 use super::frames::GRPC_STATUS;
 use super::headers::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID};
 use super::peer::{Lease, with_source};
@@ -91,7 +91,8 @@ impl Invoker {
         mut request: Request<Body>,
         access: &InvokeAccess,
     ) -> Result<ProxyAnswer, InvokeError> {
-        access.check(None, request.uri().path(), None)?;
+        let caller = request.extensions_mut().remove::<PeerCaller>();
+        access.check(caller.as_ref(), request.uri().path(), None)?;
         let Some(app) = self.parts.app.as_ref().and_then(|app| app.grpc()) else {
             return Err(InvokeError::status(
                 GrpcCode::Unavailable,
@@ -206,7 +207,12 @@ impl Invoker {
                 "the resolver answered {address:?}, which is no address: {error}"
             )))
         })?;
-        match self.parts.peers.send(&address, request).await {
+        match self
+            .parts
+            .peers
+            .send(super::peer_target(&address, lookup), request)
+            .await
+        {
             Ok((response, lease)) => {
                 peek(response.map(|body| {
                     Leased {

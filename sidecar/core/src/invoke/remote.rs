@@ -7,7 +7,7 @@ use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
 
 use super::frames::{self, Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
 use super::lead::{self, ResponseLead};
-use super::peer::{Lease, Peers};
+use super::peer::{Lease, PeerTarget, Peers};
 use super::{InvokeError, InvokeRequest, InvokeResponse, wire};
 use crate::{Body, BodyError, Identity};
 
@@ -49,10 +49,10 @@ impl Forwarding {
     }
 }
 
-/// Sends the call to the sidecar at `address` and reads the head of its answer.
+/// Sends the call to the target's sidecar and reads the head of its answer.
 pub(super) async fn call(
     peers: &Peers,
-    address: &str,
+    target: PeerTarget<'_>,
     request: &InvokeRequest,
     body: Body,
     max_message: usize,
@@ -60,8 +60,8 @@ pub(super) async fn call(
     let wait_for_first = request.content_length.is_some_and(|length| length <= WAIT_BELOW);
     let mut frames = FramesBody::request(lead::encode_request(request), body, wait_for_first);
     frames.await_first().await;
-    let outgoing = http_request(address, PATH, request, Body::boxed(frames))?;
-    let (response, lease) = peers.send(address, outgoing).await?;
+    let outgoing = http_request(target.address, PATH, request, Body::boxed(frames))?;
+    let (response, lease) = peers.send(target, outgoing).await?;
     check_head(&response)?;
     let mut reader = FrameReader::new(response.into_body(), max_message);
     let Some(first) = reader.next().await.transpose()? else {
@@ -87,7 +87,7 @@ pub(super) async fn call(
 /// The same with everything in one message each way, for a peer that does not know the stream.
 pub(super) async fn call_unary(
     peers: &Peers,
-    address: &str,
+    target: PeerTarget<'_>,
     request: &InvokeRequest,
     body: Body,
     max_message: usize,
@@ -103,9 +103,9 @@ pub(super) async fn call_unary(
         inner.data.get_or_insert_default().value = data.to_vec();
     }
     let body = Body::full(frames::frame(&message));
-    let outgoing = http_request(address, UNARY_PATH, request, body)?;
+    let outgoing = http_request(target.address, UNARY_PATH, request, body)?;
     // The lease counts the call until its one message has been read.
-    let (response, _lease) = peers.send(address, outgoing).await?;
+    let (response, _lease) = peers.send(target, outgoing).await?;
     check_head(&response)?;
     let mut reader = FrameReader::new(response.into_body(), max_message);
     let Some(answer) = reader.next().await.transpose()? else {
