@@ -25,15 +25,34 @@ pub struct Service {
 /// The services that exist.
 #[must_use]
 pub fn services() -> &'static [Service] {
-    &[Service {
-        name: "placement",
-        args: &[
-            "--port={port}",
-            "--initial-cluster=dapr-placement-0=127.0.0.1:{port}",
-        ],
-        files: &[],
-    }]
+    &[PLACEMENT, SENTRY]
 }
+
+const PLACEMENT: Service = Service {
+    name: "placement",
+    args: &[
+        "--port={port}",
+        "--initial-cluster=dapr-placement-0=127.0.0.1:{port}",
+    ],
+    files: &[],
+};
+
+const SENTRY: Service = Service {
+    name: "sentry",
+    args: &[
+        "--port={port}",
+        "--issuer-credentials={dir}/credentials",
+        "--config={dir}/config.yaml",
+        "--trust-domain=cluster.local",
+    ],
+    files: &[
+        ("credentials/", ""),
+        (
+            "config.yaml",
+            "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: conf}\n",
+        ),
+    ],
+};
 
 impl Service {
     /// The service of that name, if it exists yet.

@@ -218,6 +218,19 @@ const TABLE: &[Row] = &[
         why: "daprd: the one place that knows every part and joins them",
     },
     Row {
+        who: &["outrigger-sentry"],
+        ours: &[
+            "outrigger-identity",
+            "outrigger-model",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-resources",
+            "outrigger-service",
+        ],
+        never: &["axum", "redis", "rusqlite"],
+        why: "the certificate authority: identities come from it, nothing links it",
+    },
+    Row {
         who: &["outrigger"],
         ours: &[
             "outrigger-gojson",
