@@ -67,7 +67,9 @@ pub async fn start(
         ready,
         stop: context.stopping.clone(),
     };
-    context.tasks.spawn("placement leadership", End::Fatal, replica.run());
+    context
+        .tasks
+        .spawn("placement leadership", End::Fatal, replica.run());
     Ok(())
 }
 
@@ -94,7 +96,13 @@ impl ReplicaTask {
         };
         let raft = self.raft(own as u64).await?;
         let votes_from = Instant::now() + QUIET;
-        let serving = net::serve(listener, self.acceptor.clone(), raft.clone(), votes_from, self.stop.clone());
+        let serving = net::serve(
+            listener,
+            self.acceptor.clone(),
+            raft.clone(),
+            votes_from,
+            self.stop.clone(),
+        );
         let leading = async {
             self.join(&raft, own).await;
             self.ready.ready();
@@ -106,7 +114,11 @@ impl ReplicaTask {
     }
 
     fn own(&self) -> usize {
-        let own = self.config.cluster.iter().position(|replica| replica.id == self.config.id);
+        let own = self
+            .config
+            .cluster
+            .iter()
+            .position(|replica| replica.id == self.config.id);
         own.expect("the configuration was checked for it")
     }
 
@@ -142,8 +154,9 @@ impl ReplicaTask {
         };
         if !led {
             let members = (0u64..).zip(&self.config.cluster);
-            let members: std::collections::BTreeMap<u64, BasicNode> =
-                members.map(|(id, replica): (u64, &Replica)| (id, BasicNode::new(&replica.address))).collect();
+            let members: std::collections::BTreeMap<u64, BasicNode> = members
+                .map(|(id, replica): (u64, &Replica)| (id, BasicNode::new(&replica.address)))
+                .collect();
             if let Err(error) = raft.initialize(members).await {
                 tracing::debug!("the group exists: {error}");
             }
@@ -189,11 +202,18 @@ async fn confirmed(raft: &Raft, term: u64, epoch: &mut Option<(u64, u64)>) -> Op
             return Some(number);
         }
         let written = raft.client_write(WantEpoch(milliseconds())).await.ok()?;
-        tracing::info!(term, epoch = written.data.0, "cluster leadership acquired: this replica serves");
+        tracing::info!(
+            term,
+            epoch = written.data.0,
+            "cluster leadership acquired: this replica serves"
+        );
         *epoch = Some((term, written.data.0));
         Some(written.data.0)
     };
-    tokio::time::timeout(CONFIRMED_FOR, confirming).await.ok().flatten()
+    tokio::time::timeout(CONFIRMED_FOR, confirming)
+        .await
+        .ok()
+        .flatten()
 }
 
 /// Listens on this replica's address of `--initial-cluster`; `None` when stopped before.
@@ -205,7 +225,9 @@ async fn bind(address: &str, stop: &CancellationToken) -> Result<Option<TcpListe
             Ok(listener) => return Ok(Some(listener)),
             // A port that is taken will not become free by waiting; a name may appear.
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                return Err(format!("the address for other replicas, {address}, is taken: {error}"));
+                return Err(format!(
+                    "the address for other replicas, {address}, is taken: {error}"
+                ));
             }
             Err(error) => last = error.to_string(),
         }
@@ -214,5 +236,7 @@ async fn bind(address: &str, stop: &CancellationToken) -> Result<Option<TcpListe
             () = stop.cancelled() => return Ok(None),
         }
     }
-    Err(format!("cannot listen on {address}, this replica's entry in --initial-cluster: {last}"))
+    Err(format!(
+        "cannot listen on {address}, this replica's entry in --initial-cluster: {last}"
+    ))
 }

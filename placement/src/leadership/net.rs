@@ -9,8 +9,8 @@ use openraft::BasicNode;
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use outrigger_identity::{Acceptor, Conn, Dialer};
 use serde::de::DeserializeOwned;
@@ -132,7 +132,8 @@ impl Link {
         T: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let answer: Result<Result<T, RaftError<u64, E>>, LinkError> = self.ask(&message, option.hard_ttl()).await;
+        let answer: Result<Result<T, RaftError<u64, E>>, LinkError> =
+            self.ask(&message, option.hard_ttl()).await;
         match answer {
             Ok(answer) => answer.map_err(|error| RPCError::RemoteError(RemoteError::new(0, error))),
             Err(error @ LinkError::Dial(_)) => Err(RPCError::Unreachable(Unreachable::new(&error))),
@@ -154,7 +155,8 @@ impl RaftNetwork<Group> for Link {
         &mut self,
         rpc: InstallSnapshotRequest<Group>,
         option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>> {
+    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>>
+    {
         self.ask_raft(Message::Snapshot(rpc), &option).await
     }
 
@@ -201,12 +203,19 @@ pub async fn serve(
     connections.wait().await;
 }
 
-async fn answer(stream: TcpStream, acceptor: Acceptor, raft: Raft, votes_from: Instant) -> Result<(), String> {
+async fn answer(
+    stream: TcpStream,
+    acceptor: Acceptor,
+    raft: Raft,
+    votes_from: Instant,
+) -> Result<(), String> {
     let told = |error: LinkError| error.to_string();
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let (mut stream, _) = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
     loop {
-        let message = tokio::time::timeout(SILENCE, read(&mut stream)).await.map_err(|_| "silent".to_owned())?;
+        let message = tokio::time::timeout(SILENCE, read(&mut stream))
+            .await
+            .map_err(|_| "silent".to_owned())?;
         match message.map_err(told)? {
             Message::Append(rpc) => write(&mut stream, &raft.append_entries(rpc).await).await,
             Message::Snapshot(rpc) => write(&mut stream, &raft.install_snapshot(rpc).await).await,
