@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, InvalidMessage, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, InvalidMessage, ServerConfig};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -48,6 +48,9 @@ pub enum HandshakeError {
         "the peer closed the connection during the TLS handshake; if mTLS is off there, it must be on at both sides or at neither"
     )]
     Closed,
+    /// The peer does not want us.
+    #[error("the peer refused this side's certificate ({0:?}); the peer's log says why")]
+    Refused(rustls::AlertDescription),
     /// Anything else of TLS.
     #[error("TLS: {0}")]
     Tls(rustls::Error),
@@ -79,9 +82,24 @@ impl HandshakeError {
             rustls::Error::InvalidMessage(
                 InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
             ) => Self::Plaintext,
+            rustls::Error::AlertReceived(alert) if is_about_the_certificate(*alert) => Self::Refused(*alert),
             other => Self::Tls(other.clone()),
         }
     }
+}
+
+const fn is_about_the_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
 }
 
 /// Presents the certificate in force when a handshake begins.
