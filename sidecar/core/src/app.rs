@@ -15,6 +15,7 @@ use ::http::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{AppConfig, Protocol};
+use crate::metrics::Metrics;
 use crate::tls::SystemRoots;
 
 pub use grpc::GrpcApp;
@@ -59,6 +60,7 @@ impl AppChannel {
         max_message: usize,
         max_headers: usize,
         roots: SystemRoots,
+        metrics: &Metrics,
         healthy: watch::Receiver<bool>,
     ) -> Option<Self> {
         let port = config.port?;
@@ -67,9 +69,15 @@ impl AppChannel {
             .as_ref()
             .and_then(|token| HeaderValue::from_str(token.expose()).ok());
         let transport = if config.protocol.is_http() {
-            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers, roots)))
+            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers, roots, metrics.http.clone())))
         } else {
-            Transport::Grpc(GrpcApp::new(config, port, token, max_message))
+            Transport::Grpc(GrpcApp::new(
+                config,
+                port,
+                token,
+                max_message,
+                metrics.grpc.clone(),
+            ))
         };
         let slots = config
             .max_concurrency

@@ -31,7 +31,7 @@ pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use outrigger_components_api::name_resolution::ResolveRequest;
@@ -42,6 +42,7 @@ pub use error::InvokeError;
 pub use message::{InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 
 use crate::app::AppChannel;
+use crate::metrics::RuntimeMetrics;
 use crate::{Body, Identity};
 use endpoint::Endpoint;
 use headers::Stamp;
@@ -84,6 +85,8 @@ pub struct InvokerParts {
     pub internal_port: u16,
     /// Largest message in bytes.
     pub max_message: usize,
+    /// Where calls are counted.
+    pub metrics: RuntimeMetrics,
 }
 
 /// Calls apps by name.
@@ -270,8 +273,16 @@ impl Invoker {
     ) -> Result<InvokeResponse, InvokeError> {
         let parts = &self.parts;
         let address = parts.addresses.resolve(lookup).await?;
+        parts.metrics.invocation_sent(&lookup.app_id, false);
+        let started = Instant::now();
         let target = peer_target(&address, lookup);
         let result = remote::call(&parts.peers, target, request, body, parts.max_message).await;
+        if let Ok(response) = &result {
+            let status = response.status.code;
+            parts
+                .metrics
+                .response_received(&lookup.app_id, status, false, started);
+        }
         if result.as_ref().is_err_and(InvokeError::is_retriable) {
             parts.peers.forget(&address);
             parts.addresses.forget(lookup);

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod invoke;
 pub mod lock;
 pub mod metadata;
+pub mod metrics;
 pub mod policy;
 pub mod pubsub;
 pub mod secrets;
@@ -24,6 +25,7 @@ pub mod tls;
 
 pub use body::{Body, BodyError};
 pub use identity::Identity;
+pub use metrics::Metrics;
 pub use sidecar::Sidecar;
 
 /// Which API a call came in by; a few error texts differ between the two.

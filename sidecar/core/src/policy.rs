@@ -7,18 +7,29 @@ use std::sync::{Mutex, PoisonError};
 use outrigger_components_api::ComponentError;
 use outrigger_components_api::pubsub::FailedEntry;
 use outrigger_components_api::state::{BulkStateError, StateError};
+use crate::metrics::{ComponentMetrics, Operations};
 use outrigger_resiliency::{BuiltIn, ComponentType, Failure, Policy, PolicyError, Resiliency};
 
 /// Policies of all components.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct ComponentPolicies {
     resiliency: Resiliency,
+    metrics: ComponentMetrics,
 }
 
-/// The policy around one call.
-#[derive(Debug, Clone)]
-pub struct CallPolicy {
+/// The policy around one call, which is recorded.
+#[derive(Clone)]
+pub struct CallPolicy<'p> {
     policy: Policy,
+    measured: Option<Measured<'p>>,
+}
+
+/// What a call is recorded as.
+#[derive(Clone, Copy)]
+struct Measured<'p> {
+    operations: &'p Operations,
+    component: &'p str,
+    operation: &'p str,
 }
 
 /// Errors into which a policy's own failure (a timeout, an open circuit) can be put.
@@ -90,22 +101,39 @@ impl ItemFailure for FailedEntry {
 
 impl ComponentPolicies {
     /// The policies of these resources.
-    pub const fn new(resiliency: Resiliency) -> Self {
-        Self { resiliency }
+    pub fn new(resiliency: Resiliency) -> Self {
+        Self {
+            resiliency,
+            metrics: ComponentMetrics::default(),
+        }
     }
 
-    /// Outbound policy of a state store.
-    pub fn state(&self, name: &str) -> CallPolicy {
+    /// With calls recorded here.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: ComponentMetrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Where calls are recorded.
+    pub const fn metrics(&self) -> &ComponentMetrics {
+        &self.metrics
+    }
+
+    /// Outbound policy of a state store for an operation (`get`, `set`, …; contract `observability`, section 2.4).
+    pub fn state<'p>(&'p self, name: &'p str, operation: &'p str) -> CallPolicy<'p> {
         self.outbound(name, ComponentType::Statestore)
+            .measured(&self.metrics.state, name, operation)
     }
 
-    /// Outbound policy of a secret store.
-    pub fn secret_store(&self, name: &str) -> CallPolicy {
+    /// Outbound policy of a secret store for an operation.
+    pub fn secret_store<'p>(&'p self, name: &'p str, operation: &'p str) -> CallPolicy<'p> {
         self.outbound(name, ComponentType::Secretstore)
+            .measured(&self.metrics.secret, name, operation)
     }
 
     /// Outbound policy of a pub/sub component (publishing).
-    pub fn pubsub(&self, name: &str) -> CallPolicy {
+    pub fn pubsub(&self, name: &str) -> CallPolicy<'static> {
         self.outbound(name, ComponentType::Pubsub)
     }
 
@@ -119,9 +147,10 @@ impl ComponentPolicies {
         self.resiliency.built_in(BuiltIn::InitializationRetries)
     }
 
-    fn outbound(&self, name: &str, component_type: ComponentType) -> CallPolicy {
+    fn outbound(&self, name: &str, component_type: ComponentType) -> CallPolicy<'static> {
         CallPolicy {
             policy: self.resiliency.component_outbound(name, component_type),
+            measured: None,
         }
     }
 }
@@ -133,7 +162,36 @@ struct Pending<I, E> {
     last: Vec<E>,
 }
 
-impl CallPolicy {
+impl<'p> CallPolicy<'p> {
+    /// The same policy; its calls are recorded as this operation of a component.
+    #[must_use]
+    pub fn measured(
+        self,
+        operations: &'p Operations,
+        component: &'p str,
+        operation: &'p str,
+    ) -> CallPolicy<'p> {
+        CallPolicy {
+            policy: self.policy,
+            measured: Some(Measured {
+                operations,
+                component,
+                operation,
+            }),
+        }
+    }
+
+    async fn record<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        match self.measured {
+            Some(Measured {
+                operations,
+                component,
+                operation,
+            }) => operations.measure(component, operation, call).await,
+            None => call.await,
+        }
+    }
+
     /// Runs a call, again and again where the policy says so.
     ///
     /// # Errors
@@ -144,15 +202,14 @@ impl CallPolicy {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.policy
-            .run(
-                |_| {
-                    let attempt = call();
-                    async move { attempt.await.map_err(Failure::new) }
-                },
-                |error| E::from_policy(error.to_string()),
-            )
-            .await
+        let run = self.policy.run(
+            |_| {
+                let attempt = call();
+                async move { attempt.await.map_err(Failure::new) }
+            },
+            |error| E::from_policy(error.to_string()),
+        );
+        self.record(run).await
     }
 
     /// Runs a bulk call; only items that failed and may be tried again are tried again.
@@ -160,6 +217,21 @@ impl CallPolicy {
     /// # Errors
     /// The items that failed in the end.
     pub async fn run_bulk<I, E, F, Fut>(
+        &self,
+        items: Vec<I>,
+        key: fn(&I) -> &str,
+        call: F,
+    ) -> Result<(), Vec<E>>
+    where
+        I: Clone,
+        E: ItemFailure,
+        F: FnMut(Vec<I>) -> Fut,
+        Fut: Future<Output = Result<(), Vec<E>>>,
+    {
+        self.record(self.run_items(items, key, call)).await
+    }
+
+    async fn run_items<I, E, F, Fut>(
         &self,
         items: Vec<I>,
         key: fn(&I) -> &str,

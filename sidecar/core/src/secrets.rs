@@ -76,7 +76,7 @@ impl SecretService {
             ));
         }
         self.policies
-            .secret_store(store)
+            .secret_store(store, "get")
             .run(|| found.get(key, metadata))
             .await
             .map_err(|error| {
@@ -101,7 +101,7 @@ impl SecretService {
         let found = self.store(store)?;
         let mut secrets = self
             .policies
-            .secret_store(store)
+            .secret_store(store, "bulk_get")
             .run(|| found.bulk_get(metadata))
             .await
             .map_err(|error| {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Identity;
 use crate::components::ComponentStore;
 use crate::invoke::Invoker;
+use crate::metrics::Metrics;
 use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata};
 use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
@@ -94,6 +95,8 @@ pub struct Sidecar {
     pub invoker: Invoker,
     /// Spans.
     pub tracing: Tracing,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Health targets.
     pub readiness: Readiness,
     /// Values put over the API.

@@ -111,7 +111,7 @@ impl Store<'_> {
             metadata,
             options,
         };
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "get");
         policy
             .run(|| {
                 let (store, request) = (self.loaded.store.clone(), request.clone());
@@ -130,7 +130,7 @@ impl Store<'_> {
             item.key = self.key(&item.key)?;
             item.etag = item.etag.take().filter(|etag| !etag.is_empty());
         }
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "set");
         let result = match <[SetRequest; 1]>::try_from(items) {
             Ok([item]) => {
                 policy
@@ -164,7 +164,7 @@ impl Store<'_> {
         let key = std::mem::take(&mut request.key);
         request.key = self.key(&key)?;
         request.etag = request.etag.take().filter(|etag| !etag.is_empty());
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "delete");
         policy
             .run(|| {
                 let (store, request) = (self.loaded.store.clone(), request.clone());
@@ -183,7 +183,7 @@ impl Store<'_> {
             request.key = self.key(&request.key)?;
             request.etag = request.etag.take().filter(|etag| !etag.is_empty());
         }
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "bulk_delete");
         let result = match <[DeleteRequest; 1]>::try_from(requests) {
             Ok([request]) => {
                 policy
@@ -231,7 +231,7 @@ impl Store<'_> {
             return Ok(Vec::new());
         }
         let parallelism = usize::try_from(parallelism).unwrap_or(0);
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "bulk_get");
         let mut items = policy
             .run(|| {
                 let (store, requests) = (self.loaded.store.clone(), requests.clone());
@@ -296,7 +296,7 @@ impl Store<'_> {
                 limit,
             ));
         }
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "transaction");
         policy
             .run(|| {
                 let (store, request) = (self.loaded.store.clone(), request.clone());
@@ -320,7 +320,7 @@ impl Store<'_> {
         }
         let query = parse().map_err(|text| errors::query(self.name, &text))?;
         let request = QueryRequest { query, metadata };
-        let policy = self.service.policies.state(self.name);
+        let policy = self.service.policies.state(self.name, "query");
         let mut response = policy
             .run(|| {
                 let (store, request) = (self.loaded.store.clone(), request.clone());

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use outrigger_model::{ApiError, ErrorDetail, GrpcCode};
 use outrigger_proto::google::rpc;
 use outrigger_sidecar_core::invoke::InvokeError;
+use outrigger_sidecar_core::metrics::category;
 use prost::Message;
 use tonic::{Code, Status};
+
+/// Names the error's code and category on its way through generated code.
+const MARK: &str = "outrigger-error";
 
 const TYPE_PREFIX: &str = "type.googleapis.com/google.rpc.";
 
@@ -89,7 +93,17 @@ pub(crate) fn to_status(error: &ApiError) -> Status {
         .chain(&error.grpc_details)
         .map(pack)
         .collect();
-    with_details(error.grpc, &error.message, details)
+    let mut status = with_details(error.grpc, &error.message, details);
+    let mark = format!("{} {}", error.error_code(), category(error));
+    if let Ok(mark) = mark.parse() {
+        status.metadata_mut().insert(MARK, mark);
+    }
+    status
+}
+
+/// Takes out what [`to_status`] notes for the count of errors, which callers do not see.
+pub(crate) fn take_mark(headers: &mut http::HeaderMap) -> Option<http::HeaderValue> {
+    headers.remove(MARK)
 }
 
 /// The status that stands for an HTTP status (contract `errors`, section 2): its text as message, and one

@@ -10,6 +10,7 @@ use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::invoke::access::PeerCaller;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
+use outrigger_sidecar_core::invoke::headers::CALLER_APP_ID;
 use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
 use outrigger_sidecar_core::invoke::message::NO_EVENTS;
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
@@ -68,7 +69,7 @@ impl GrpcApi {
         };
         let request = wire::lead_to_request(first, body, span).map_err(|error| refused(&error))?;
         let asks_for_events = request.asks_for_events();
-        let mut answer = self.call_app(app, request, caller).await?;
+        let mut answer = self.counted_call(app, request, caller).await?;
         if asks_for_events {
             answer = answer
                 .into_events()
@@ -102,7 +103,7 @@ impl GrpcApi {
             .unwrap_or_default();
         let request =
             wire::to_request(request, CoreBody::full(bytes), span).map_err(|error| refused(&error))?;
-        let answer = self.call_app(app, request, caller).await?;
+        let answer = self.counted_call(app, request, caller).await?;
         let mut response = wire::response(&answer);
         let bytes = answer
             .body
@@ -118,6 +119,32 @@ impl GrpcApi {
         let app = self.core.invoker.app();
         app.map(Arc::as_ref)
             .ok_or_else(|| Status::internal("app channel is not initialized"))
+    }
+
+    /// [`Self::call_app`], told to the metrics.
+    async fn counted_call(
+        &self,
+        app: &AppChannel,
+        request: InvokeRequest,
+        peer: Option<&PeerCaller>,
+    ) -> Result<InvokeResponse, Status> {
+        if !self.core.metrics.is_enabled() {
+            return self.call_app(app, request, peer).await;
+        }
+        let caller = request.headers.get_all(CALLER_APP_ID).iter().next_back().cloned();
+        let caller = caller
+            .as_ref()
+            .and_then(|caller| caller.to_str().ok())
+            .unwrap_or("unknown");
+        let metrics = &self.core.metrics.runtime;
+        metrics.invocation_received(caller);
+        let result = self.call_app(app, request, peer).await;
+        let status = match &result {
+            Ok(answer) => answer.status.code,
+            Err(_) => GrpcCode::Internal.as_i32(),
+        };
+        metrics.response_sent(caller, status);
+        result
     }
 
     /// Authorises and makes the call.

@@ -2,8 +2,7 @@
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use hyper::body::Incoming;
-use outrigger_model::GrpcCode;
+use outrigger_model::{ApiError, GrpcCode};
 use outrigger_proto::common::v1 as common;
 use outrigger_proto::runtime::v1::InvokeServiceRequest;
 use outrigger_sidecar_core::invoke::frames::FrameReader;
@@ -16,18 +15,22 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 
-use crate::error::{from_http, from_invoke, with_details};
+use crate::error::{from_http, from_invoke, to_status, with_details};
 use crate::reply;
 
 const HTTP_STATUS: HeaderName = HeaderName::from_static("dapr-http-status");
 
 /// Answers one call, without tonic's message layer: the caller is to see the app's headers and trailers apart.
-pub(crate) async fn invoke_service(
+pub(crate) async fn invoke_service<B>(
     core: &Sidecar,
     max_message: usize,
-    request: Request<Incoming>,
+    request: Request<B>,
     span: Option<TraceContext>,
-) -> Response<Body> {
+) -> Response<Body>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     let (parts, body) = request.into_parts();
     let message = match FrameReader::new(body, max_message).next().await {
         Some(Ok(message)) => message,
@@ -54,8 +57,9 @@ pub(crate) async fn invoke_service(
             Status::unknown(error.message).into_http()
         }
         Err(error) => {
-            let target = message.id;
-            Status::internal(format!("failed to invoke, id: {target}, err: {error}")).into_http()
+            let text = format!("failed to invoke, id: {}, err: {error}", message.id);
+            let error = ApiError::legacy("ERR_DIRECT_INVOKE", 500, GrpcCode::Internal, text);
+            to_status(&error).into_http()
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
+use bytes::Bytes;
 use hyper::body::Incoming;
-use outrigger_trace_context::GRPC_TRACE_BIN;
+use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
@@ -15,6 +16,17 @@ use crate::{GrpcApi, Server, access, error, reflection};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
+/// RPCs with a stream; they are counted only where they are proxied.
+const STREAMS: [&str; 8] = [
+    "SubscribeTopicEventsAlpha1",
+    "SubscribeConfiguration",
+    "SubscribeConfigurationAlpha1",
+    "EncryptAlpha1",
+    "DecryptAlpha1",
+    "ConverseStreamAlpha1",
+    "ConverseStreamAlpha2",
+    "SubscribeActorEventsAlpha1",
+];
 const API_TOKEN: &str = "dapr-api-token";
 
 impl GrpcApi {
@@ -59,23 +71,32 @@ impl GrpcApi {
             return error::from_http(501, "requested endpoint is not available").into_http();
         }
         let invokes = method == "InvokeService";
+        let is_stream = STREAMS.contains(&method);
         let span = trace::start(&self.core, request.headers());
         if span.is_some()
             && let Err(text) = outrigger_trace_context::baggage::check(request.headers())
         {
             return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
         }
-        if invokes {
-            return crate::invoke::invoke_service(&self.core, self.options.max_message, request, span).await;
-        }
         if let Some(span) = &span {
             request.extensions_mut().insert(trace::Span(span.clone()));
         }
-        let mut service = self.dapr.clone();
-        let mut response = match service.call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        let metrics = &self.core.metrics;
+        let mut response = if !metrics.is_enabled() || is_stream {
+            self.dapr_call(request, invokes, span.clone()).await
+        } else {
+            let (request, call) = metrics.grpc.server(request);
+            let response = self.dapr_call(request, invokes, span.clone()).await;
+            call.answer(response).map(Body::new)
         };
+        if let Some(mark) = error::take_mark(response.headers_mut())
+            && let Some((code, category)) = mark.to_str().unwrap_or_default().split_once(' ')
+        {
+            metrics.runtime.error_code(code, category);
+        }
+        if invokes {
+            return response;
+        }
         error::reword_size_limit(response.headers_mut());
         if let Some(span) = span
             && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
@@ -85,6 +106,26 @@ impl GrpcApi {
                 .insert(HeaderName::from_static(GRPC_TRACE_BIN), value);
         }
         response
+    }
+
+    async fn dapr_call<B>(
+        &self,
+        request: Request<B>,
+        invokes: bool,
+        span: Option<TraceContext>,
+    ) -> Response<Body>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        if invokes {
+            return crate::invoke::invoke_service(&self.core, self.options.max_message, request, span).await;
+        }
+        let mut service = self.dapr.clone();
+        match service.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
     }
 
     /// Checks the API token and takes it out of the metadata.

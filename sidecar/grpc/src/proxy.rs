@@ -10,6 +10,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body as CoreBody;
+use outrigger_sidecar_core::metrics::MeasuredBody;
 use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
 use tonic::Status;
 use tonic::body::Body;
@@ -20,13 +21,18 @@ impl GrpcApi {
     /// Sends the call to its app, itself or through another sidecar.
     pub(crate) async fn proxy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
-        let request = request.map(CoreBody::from);
+        let (request, call) = self.core.metrics.grpc.server(request.map(CoreBody::from));
+        let request = if self.core.metrics.is_enabled() {
+            request.map(CoreBody::boxed)
+        } else {
+            request.map(MeasuredBody::into_inner)
+        };
         let answer = self
             .core
             .invoker
             .proxy(request, &self.options.invoke_access, span.as_ref())
             .await;
-        match answer {
+        let response = match answer {
             Ok(ProxyAnswer::Status(trailers)) => reply::response(trailers, Empty::<Bytes>::new()),
             Ok(ProxyAnswer::Stream { headers, first, rest }) => {
                 let relayed = Relayed {
@@ -37,6 +43,11 @@ impl GrpcApi {
                 reply::response(headers, relayed)
             }
             Err(error) => error::from_invoke(&error).into_http(),
+        };
+        if self.core.metrics.is_enabled() {
+            call.answer(response).map(Body::new)
+        } else {
+            response
         }
     }
 }

@@ -22,12 +22,21 @@ use crate::{HttpApi, path};
 const API_TOKEN: &str = "dapr-api-token";
 
 impl HttpApi {
-    /// Answers one request of a listener.
+    /// Answers one request of a listener, and counts it.
     pub(crate) async fn handle(
         self: &Arc<Self>,
         listener: Listener,
         request: Request<Incoming>,
     ) -> Response<Body> {
+        let call = self.core.metrics.http.server_call(&request);
+        let response = self.serve(listener, request).await;
+        match call {
+            Some(call) => call.answer(response),
+            None => response,
+        }
+    }
+
+    async fn serve(self: &Arc<Self>, listener: Listener, request: Request<Incoming>) -> Response<Body> {
         let (parts, incoming) = request.into_parts();
         let traced = match decoded_path(&parts) {
             Ok(_) if expects_the_impossible(&parts) => return refuse(StatusCode::EXPECTATION_FAILED, ""),
@@ -127,15 +136,22 @@ impl HttpApi {
                     Err(response) => return *response,
                 };
                 let request = ApiRequest::new(parts, body, params, trace);
-                answer(handler(self.clone(), request).await)
+                self.answer(handler(self.clone(), request).await)
             }
             _ if listener == Listener::Api && self.invoke_fallback => {
                 let request = ApiRequest::new(parts, body, BTreeMap::new(), trace);
-                answer(crate::invoke::handle(self.clone(), request).await)
+                self.answer(crate::invoke::handle(self.clone(), request).await)
             }
             Match::OtherMethods(methods) => respond::method_not_allowed(&methods),
             Match::None => respond::plain_error(StatusCode::NOT_FOUND, "404 page not found"),
         }
+    }
+
+    fn answer(&self, result: Result<Response<Body>, outrigger_model::ApiError>) -> Response<Body> {
+        result.unwrap_or_else(|error| {
+            self.core.metrics.runtime.error(&error);
+            respond::error(&error)
+        })
     }
 }
 
@@ -170,10 +186,6 @@ fn finish(response: &mut Response<Body>, trace: Option<&TraceContext>) {
     if let Some(trace) = trace {
         trace.write_response_headers(response.headers_mut());
     }
-}
-
-fn answer(result: Result<Response<Body>, outrigger_model::ApiError>) -> Response<Body> {
-    result.unwrap_or_else(|error| respond::error(&error))
 }
 
 fn exempt_from_token(parts: &Parts) -> bool {

@@ -1,22 +1,27 @@
 //! Calls to a gRPC app over one lazily opened, self-healing HTTP/2 connection.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use http::uri::PathAndQuery;
+use outrigger_model::GrpcCode;
 use http::{HeaderMap, HeaderValue, Uri};
 use outrigger_proto::common::v1::{InvokeRequest, InvokeResponse};
 use outrigger_proto::runtime::v1::app_callback_alpha_client::AppCallbackAlphaClient;
 use outrigger_proto::runtime::v1::app_callback_client::AppCallbackClient;
 use outrigger_proto::runtime::v1::app_callback_health_check_client::AppCallbackHealthCheckClient;
 use tonic::Status;
+use tonic::body::Body;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use super::tls::Connector;
 use crate::config::AppConfig;
+use crate::metrics::GrpcMetrics;
 use crate::invoke::frames::{GRPC_MESSAGE, GRPC_STATUS, GRPC_STATUS_DETAILS};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,16 +38,56 @@ pub struct AppAnswer {
     pub trailers: HeaderMap,
 }
 
+/// The connection to a gRPC app; its calls are counted.
+#[derive(Clone)]
+pub struct AppConnection {
+    channel: Channel,
+    metrics: GrpcMetrics,
+}
+
+impl tower::Service<http::Request<Body>> for AppConnection {
+    type Response = http::Response<Body>;
+    type Error = tonic::transport::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        tower::Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if !self.metrics.is_enabled() {
+            return Box::pin(tower::Service::call(&mut self.channel, request));
+        }
+        let (request, call) = self.metrics.client(request);
+        let answering = tower::Service::call(&mut self.channel, request.map(Body::new));
+        Box::pin(async move {
+            match answering.await {
+                Ok(response) => Ok(call.answer(response).map(Body::new)),
+                Err(error) => {
+                    call.failed(GrpcCode::Unavailable);
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
 /// The client of one gRPC app.
 #[derive(Clone)]
 pub struct GrpcApp {
-    channel: Channel,
+    channel: AppConnection,
     token: Option<MetadataValue<tonic::metadata::Ascii>>,
     max_message: usize,
 }
 
 impl GrpcApp {
-    pub(super) fn new(config: &AppConfig, port: u16, token: Option<HeaderValue>, max_message: usize) -> Self {
+    pub(super) fn new(
+        config: &AppConfig,
+        port: u16,
+        token: Option<HeaderValue>,
+        max_message: usize,
+        metrics: GrpcMetrics,
+    ) -> Self {
         let host = if config.address.contains(':') && !config.address.starts_with('[') {
             format!("[{}]", config.address)
         } else {
@@ -57,14 +102,14 @@ impl GrpcApp {
             .connect_with_connector_lazy(Connector::http2(config.protocol.is_tls()));
         let token = token.and_then(|token| MetadataValue::try_from(token.as_bytes()).ok());
         Self {
-            channel,
+            channel: AppConnection { channel, metrics },
             token,
             max_message,
         }
     }
 
     /// The connection, for proxied calls.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> AppConnection {
         self.channel.clone()
     }
 
@@ -123,21 +168,21 @@ impl GrpcApp {
     }
 
     /// The callback service.
-    pub fn callback(&self) -> AppCallbackClient<Channel> {
+    pub fn callback(&self) -> AppCallbackClient<AppConnection> {
         AppCallbackClient::new(self.channel.clone())
             .max_decoding_message_size(self.max_message)
             .max_encoding_message_size(self.max_message)
     }
 
     /// The older callbacks.
-    pub fn callback_alpha(&self) -> AppCallbackAlphaClient<Channel> {
+    pub fn callback_alpha(&self) -> AppCallbackAlphaClient<AppConnection> {
         AppCallbackAlphaClient::new(self.channel.clone())
             .max_decoding_message_size(self.max_message)
             .max_encoding_message_size(self.max_message)
     }
 
     /// The health check service.
-    pub fn health(&self) -> AppCallbackHealthCheckClient<Channel> {
+    pub fn health(&self) -> AppCallbackHealthCheckClient<AppConnection> {
         AppCallbackHealthCheckClient::new(self.channel.clone())
     }
 }

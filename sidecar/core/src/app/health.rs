@@ -81,7 +81,7 @@ async fn probe(app: &AppChannel, path: &str, limit: Duration) -> Result<(), Stri
                 .body(Body::Empty)
                 .map_err(|error| error.to_string())?;
             let response = http
-                .send(request, None)
+                .probe(request)
                 .await
                 .map_err(|error| error.to_string())?;
             let status = response.status();

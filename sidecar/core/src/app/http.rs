@@ -1,11 +1,11 @@
 //! Calls to an HTTP app: HTTP/1.1 with keep-alive, or HTTP/2 with prior knowledge; redirects are not followed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::tls::Connector;
 use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
+use crate::metrics::HttpMetrics;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::{Body, BodyError};
 
@@ -28,6 +29,7 @@ pub struct HttpApp {
     authority: Authority,
     base: String,
     token: Option<HeaderValue>,
+    metrics: HttpMetrics,
 }
 
 impl HttpApp {
@@ -37,6 +39,7 @@ impl HttpApp {
         token: Option<HeaderValue>,
         max_headers: usize,
         roots: SystemRoots,
+        metrics: HttpMetrics,
     ) -> Self {
         let host = if config.address.contains(':') && !config.address.starts_with('[') {
             format!("[{}]:{port}", config.address)
@@ -63,6 +66,7 @@ impl HttpApp {
             scheme,
             authority,
             token,
+            metrics,
         }
     }
 
@@ -81,6 +85,7 @@ impl HttpApp {
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("invalid"),
             token: None,
+            metrics: HttpMetrics::default(),
         }
     }
 
@@ -118,7 +123,27 @@ impl HttpApp {
         if let Some(token) = &self.token {
             headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
         }
-        self.send(request, slot).await
+        let call = self.metrics.client_call(&request);
+        let result = self.send(request, slot).await;
+        if let Some(call) = call {
+            call.completed(result.as_ref().ok());
+        }
+        result
+    }
+
+    /// A health probe: as it is, and counted apart.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(super) async fn probe(&self, request: Request<Body>) -> Result<Response<Body>, AppError> {
+        let started = Instant::now();
+        let result = self.send(request, None).await;
+        let status = match &result {
+            Ok(response) => response.status(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        self.metrics.probed(status, started);
+        result
     }
 
     /// Sends a request as it is: health probes carry no token.

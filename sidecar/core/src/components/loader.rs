@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use self::init::Init;
 use super::ComponentStore;
 use crate::Identity;
+use crate::metrics::{InitFailure, RuntimeMetrics};
 
 mod init;
 
@@ -41,6 +42,7 @@ pub struct Loader {
     deny: Vec<String>,
     is_kubernetes: bool,
     shutdown: CancellationToken,
+    metrics: RuntimeMetrics,
     /// Components that wait for a secret store, by the store's name.
     parked: std::sync::Mutex<BTreeMap<String, Vec<Resource>>>,
 }
@@ -63,6 +65,8 @@ pub struct LoaderOptions {
     pub is_kubernetes: bool,
     /// Parent of every component's own token.
     pub shutdown: CancellationToken,
+    /// Where starts are counted.
+    pub metrics: RuntimeMetrics,
 }
 
 /// How an attempt to load ended.
@@ -90,6 +94,7 @@ impl Loader {
             deny: options.deny,
             is_kubernetes: options.is_kubernetes,
             shutdown: options.shutdown,
+            metrics: options.metrics,
             parked: std::sync::Mutex::default(),
         }
     }
@@ -185,7 +190,19 @@ impl Loader {
             shutdown: self.shutdown.child_token(),
             tasks: TaskTracker::new(),
         };
-        let component = init.run(category, implementation).await.map_err(|error| {
+        let started = init.run(category, implementation).await;
+        match &started {
+            Ok(_) => self.metrics.component_initialized(kind),
+            Err(error) => {
+                let why = if error.starts_with("couldn't find") {
+                    InitFailure::Creation
+                } else {
+                    InitFailure::Init
+                };
+                self.metrics.component_failed(kind, why, &resource.metadata.name);
+            }
+        }
+        let component = started.map_err(|error| {
             format!("process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}: {error}", resource.metadata.name)
         })?;
         self.store.insert(component).await;

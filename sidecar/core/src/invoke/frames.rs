@@ -49,8 +49,8 @@ pub(super) fn frame(message: &impl Message) -> Bytes {
 
 /// Splits a body into gRPC messages.
 #[derive(Debug)]
-pub struct FrameReader {
-    inner: Incoming,
+pub struct FrameReader<B = Incoming> {
+    inner: B,
     chunk: Bytes,
     partial: BytesMut,
     limit: usize,
@@ -58,9 +58,13 @@ pub struct FrameReader {
     ended: bool,
 }
 
-impl FrameReader {
+impl<B> FrameReader<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     /// Reads messages of at most `limit` bytes.
-    pub fn new(inner: Incoming, limit: usize) -> Self {
+    pub fn new(inner: B, limit: usize) -> Self {
         Self {
             inner,
             chunk: Bytes::new(),

@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::Inner;
 use super::bulk::Batch;
 use super::routes::Routes;
 use super::subscription::SubscriptionSpec;
+use crate::metrics::IngressStatus;
 
 pub(super) use grpc::of_status as grpc_status;
 pub(super) use grpc::topic_event;
@@ -197,6 +199,7 @@ impl Consumer {
                 target: "dapr.runtime",
                 "dropping expired pub/sub event {} of topic {}", event.id(), message.topic
             );
+            self.record_unasked(&message.topic, IngressStatus::Drop);
             return self.drop_message(&message).await;
         }
         let path = match self.routes.find(|rule| rule.matches_event(&event)) {
@@ -206,6 +209,11 @@ impl Consumer {
                     target: "dapr.runtime",
                     "no matching route for event {} of topic {}; skipping", event.id(), message.topic
                 );
+                let status = match self.spec.dead_letter {
+                    Some(_) => IngressStatus::Drop,
+                    None => IngressStatus::Success,
+                };
+                self.record_unasked(&message.topic, status);
                 return self.drop_message(&message).await;
             }
             Err(error) => {
@@ -299,7 +307,10 @@ impl Consumer {
                 if attempt > 1 && self.closing.is_cancelled() {
                     return Err(Failure::permanent(Ended::Closed));
                 }
-                match self.subscriber.deliver(delivery).await {
+                let started = Instant::now();
+                let outcome = self.subscriber.deliver(delivery).await;
+                self.record(delivery, &outcome, started);
+                match outcome {
                     Outcome::Done => Ok(Ended::Done),
                     Outcome::Dropped => Ok(Ended::Dropped),
                     Outcome::Closed => Err(Failure::permanent(Ended::Closed)),
@@ -326,6 +337,23 @@ impl Consumer {
             ended = attempts => ended.unwrap_or_else(|ended| ended),
             () = self.closed_between_attempts(&attempt_runs) => Ended::Closed,
         }
+    }
+
+    fn record(&self, delivery: &Delivery, outcome: &Outcome, started: Instant) {
+        let status = match outcome {
+            Outcome::Done => IngressStatus::Success,
+            Outcome::Dropped => IngressStatus::DroppedByApp,
+            Outcome::Refused(_) => IngressStatus::Retry,
+            Outcome::Closed => return,
+        };
+        let metrics = self.inner.policies.metrics();
+        metrics.delivered(&delivery.pubsub, &delivery.topic, status, started.elapsed());
+    }
+
+    /// An event that its app is not asked about.
+    fn record_unasked(&self, topic: &str, status: IngressStatus) {
+        let metrics = self.inner.policies.metrics();
+        metrics.delivered(&self.spec.pubsub, topic, status, Duration::ZERO);
     }
 
     /// Resolves when the subscription closes while no attempt runs.

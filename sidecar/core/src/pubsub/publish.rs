@@ -1,6 +1,7 @@
 //! Publishing: from a caller's data to the broker (contract `pubsub`, sections 1, 2 and 6).
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -275,14 +276,19 @@ impl Inner {
             return Err(errors::forbidden(pubsub, &topic, &self.identity.app_id));
         }
         message.topic = at_broker(loaded, &topic);
-        self.policies
+        let started = Instant::now();
+        let published = self
+            .policies
             .pubsub(pubsub)
             .run(|| {
                 let (broker, message) = (loaded.broker.clone(), message.clone());
                 async move { broker.publish(message).await }
             })
-            .await
-            .map_err(|error: ComponentError| errors::publish(pubsub, &topic, &error.to_string()))
+            .await;
+        self.policies
+            .metrics()
+            .published(pubsub, &topic, published.is_ok(), started.elapsed());
+        published.map_err(|error: ComponentError| errors::publish(pubsub, &topic, &error.to_string()))
     }
 
     /// Hands several messages to the broker, if the scopes let them pass; the inner error lists those that failed.
@@ -306,14 +312,21 @@ impl Inner {
         if entries.is_empty() {
             return Ok(Ok(()));
         }
-        let topic = at_broker(loaded, &topic);
+        let name = topic;
+        let topic = at_broker(loaded, &name);
         let policy = self.policies.pubsub(pubsub);
+        let started = Instant::now();
         let published = policy.run_bulk(
             entries,
             |entry| entry.entry_id.as_str(),
             |entries| send_all(loaded, topic.clone(), entries, metadata.clone()),
         );
-        Ok(published.await)
+        let published = published.await;
+        let elapsed = started.elapsed();
+        self.policies
+            .metrics()
+            .bulk_published(pubsub, &name, published.is_ok(), elapsed);
+        Ok(published)
     }
 }
 

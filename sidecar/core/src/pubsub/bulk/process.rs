@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use outrigger_cloudevents::{Event, content_type};
@@ -11,6 +12,7 @@ use outrigger_gojson::Value;
 use outrigger_resiliency::Failure;
 
 use super::{Batch, BatchEntry, Content};
+use crate::metrics::IngressStatus;
 use crate::pubsub::deliver::{BatchOutcome, Consumer, EntryStatus, Refusal};
 
 /// What has become of the gathered messages so far, by place; `None` = not decided.
@@ -164,7 +166,9 @@ impl Consumer {
                         return Err(Failure::permanent(()));
                     }
                     let entries: Vec<usize> = lock().retry.keys().copied().collect();
+                    let started = Instant::now();
                     let outcome = self.subscriber.deliver_batch(batch, &entries).await;
+                    self.record_batch(batch, &outcome, started);
                     lock().take(batch, &outcome)
                 }
             },
@@ -178,6 +182,26 @@ impl Consumer {
         let mut undone = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
         undone.closed |= closed;
         undone
+    }
+
+    fn record_batch(&self, batch: &Batch, outcome: &BatchOutcome, started: Instant) {
+        let metrics = self.inner.policies.metrics();
+        metrics.bulk_delivered(&batch.topic, started.elapsed());
+        let of = |wanted: EntryStatus| match outcome {
+            BatchOutcome::Statuses(statuses) => statuses.iter().any(|(_, status)| *status == wanted),
+            BatchOutcome::AllDropped => wanted == EntryStatus::Drop,
+            BatchOutcome::Refused(_) => wanted == EntryStatus::Retry,
+            BatchOutcome::Closed => false,
+        };
+        for (entry, status) in [
+            (EntryStatus::Success, IngressStatus::Success),
+            (EntryStatus::Retry, IngressStatus::Retry),
+            (EntryStatus::Drop, IngressStatus::Drop),
+        ] {
+            if of(entry) {
+                metrics.bulk_events(&batch.topic, status);
+            }
+        }
     }
 
     fn settle(&self, batch: &Batch, undone: Undone, results: &mut Results, letters: &mut Vec<Letter>) {
