@@ -10,7 +10,7 @@ use outrigger_components_api::registry::Registry;
 use outrigger_gojson::Value;
 use outrigger_identity::Security;
 use outrigger_model::duration::GoDuration;
-use outrigger_process::{Metrics, Readiness};
+use outrigger_process::Readiness;
 use outrigger_resiliency::Resiliency;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
@@ -32,7 +32,7 @@ use outrigger_sidecar_core::secrets::SecretService;
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
 use outrigger_sidecar_core::state::StateService;
 use outrigger_sidecar_core::tls::SystemRoots;
-use outrigger_sidecar_core::{Identity, Sidecar};
+use outrigger_sidecar_core::{Identity, Metrics, Sidecar};
 use outrigger_sidecar_grpc::{GrpcOptions, is_known_api};
 use outrigger_sidecar_http::{ApiAccess, ApiLog, Cors, HttpOptions};
 use outrigger_trace_context::Sampler;
@@ -98,7 +98,29 @@ pub(crate) struct Base {
     pub(crate) identity: Identity,
     pub(crate) security: Security,
     pub(crate) ports: BoundPorts,
+    pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    /// Where parts with metrics of their own register them.
+    pub(crate) shown: outrigger_process::Metrics,
+}
+
+/// The `dapr_*` metrics; without them if the settings are wrong, which is no reason not to serve.
+pub(crate) fn metrics(
+    process: &outrigger_process::Metrics,
+    identity: &Identity,
+    configuration: &Configuration,
+) -> Metrics {
+    let settings = configuration.spec.effective_metrics();
+    Metrics::new(
+        process.registry().clone(),
+        &identity.app_id,
+        &identity.namespace,
+        &settings,
+    )
+    .unwrap_or_else(|error| {
+        tracing::error!(target: "dapr.runtime", "failed to initialize metrics, none are kept: {error}");
+        Metrics::default()
+    })
 }
 
 /// Loads the components and makes the services.
@@ -106,7 +128,6 @@ pub(crate) async fn build(
     config: &SidecarConfig,
     configuration: Configuration,
     base: Base,
-    registry: Registry,
     shutdown: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<Built, StartError> {
@@ -114,7 +135,9 @@ pub(crate) async fn build(
         identity,
         security,
         ports,
+        registry,
         metrics,
+        shown,
     } = base;
     let documents = disk::read(&config.resources_paths).map_err(StartError::new)?;
     for warning in &documents.warnings {
@@ -161,6 +184,7 @@ pub(crate) async fn build(
             deny: configuration.spec.components.deny.clone(),
             is_kubernetes: config.mode == Mode::Kubernetes,
             shutdown: shutdown.child_token(),
+            metrics: metrics.runtime.clone(),
         },
     );
     loader
@@ -175,14 +199,29 @@ pub(crate) async fn build(
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
     let roots = SystemRoots::default();
-    let app = AppChannel::new(&config.app, max_message, max_headers, roots.clone(), healthy).map(Arc::new);
+    let app = AppChannel::new(
+        &config.app,
+        max_message,
+        max_headers,
+        roots.clone(),
+        &metrics,
+        healthy,
+    )
+    .map(Arc::new);
     let peers = Arc::new(Peers::new(
         security.clone(),
         tasks.clone(),
         shutdown.child_token(),
         config.peer_max_idle,
     ));
-    let (resiliency_policies, warnings) = Resiliency::new(&resiliency.resources, None);
+    let observer = metrics.is_enabled().then(|| metrics.runtime.observer());
+    let (resiliency_policies, warnings) = Resiliency::new(&resiliency.resources, observer.clone());
+    for resource in &resiliency.resources {
+        let metadata = &resource.metadata;
+        metrics
+            .runtime
+            .policies_loaded(&metadata.name, &metadata.namespace);
+    }
     for warning in warnings {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
@@ -195,14 +234,15 @@ pub(crate) async fn build(
         resiliency: resiliency_policies,
         internal_port: ports.internal_grpc,
         max_message,
+        metrics: metrics.runtime.clone(),
     })
     .map_err(StartError::new)?;
 
-    let (policies, warnings) = Resiliency::new(&resiliency.resources, None);
+    let (policies, warnings) = Resiliency::new(&resiliency.resources, observer);
     for warning in warnings {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
-    let policies = Arc::new(ComponentPolicies::new(policies));
+    let policies = Arc::new(ComponentPolicies::new(policies).with_metrics(metrics.component.clone()));
     let pubsub = PubSubService::new(PubSubDeps {
         components: store.clone(),
         policies: policies.clone(),
@@ -234,6 +274,7 @@ pub(crate) async fn build(
         pubsub,
         invoker,
         tracing: tracing(&configuration),
+        metrics,
         readiness: Readiness::default(),
         extended: ExtendedMetadata::new(VERSION.into()),
         facts: StaticMetadata {
@@ -262,7 +303,7 @@ pub(crate) async fn build(
     let rules = AccessControl::new(&configuration.spec.access_control, is_http).map_err(StartError::new)?;
     let access_metrics = AccessMetrics::default();
     access_metrics
-        .register(metrics.registry())
+        .register(shown.registry())
         .map_err(StartError::new)?;
     let access = InvokeAccess::new(rules, access_metrics);
     Ok(Built {

@@ -99,18 +99,23 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     }
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let metrics = Metrics::new();
+    // What registers itself does so here, and is not shown where metrics are switched off.
+    let is_enabled = configuration.spec.effective_metrics().enabled.unwrap_or(true);
+    let shown = if is_enabled { metrics.clone() } else { Metrics::new() };
     let starting = async {
         // Nothing listens before it can prove who it is.
-        let security = security::start(config, &metrics, &shutdown, &tasks).await?;
+        let security = security::start(config, &shown, &shutdown, &tasks).await?;
         let listeners = servers::bind(config, &metrics).await?;
+        let identity = build::identity(config);
         let base = Base {
-            identity: build::identity(config),
+            metrics: build::metrics(&shown, &identity, &configuration),
+            identity,
             security,
             ports: listeners.ports,
-            metrics,
+            registry: register::registry(),
+            shown,
         };
-        let registry = register::registry();
-        let built = build::build(config, configuration, base, registry, &shutdown, &tasks).await?;
+        let built = build::build(config, configuration, base, &shutdown, &tasks).await?;
         Ok::<_, StartError>((listeners, built))
     };
     let (listeners, built) = tokio::select! {

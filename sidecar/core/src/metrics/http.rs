@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -29,12 +29,31 @@ struct Families {
     exclude_verbs: bool,
     server: Side,
     client: Side,
-    server_received: Option<prometheus::Histogram>,
-    server_sent: Option<prometheus::Histogram>,
+    server_received: Sizes,
+    server_sent: Sizes,
     client_sent: Histogram,
-    client_received: Option<prometheus::Histogram>,
+    client_received: Sizes,
     probes: Counter,
     probe_latency: Histogram,
+}
+
+/// A family without labels, whose series appears with its first value.
+struct Sizes {
+    family: Histogram,
+    series: OnceLock<Option<prometheus::Histogram>>,
+}
+
+impl Sizes {
+    const fn of(family: Histogram) -> Self {
+        let series = OnceLock::new();
+        Self { family, series }
+    }
+
+    fn observe(&self, bytes: u64) {
+        if let Some(series) = self.series.get_or_init(|| self.family.series(&[])) {
+            series.observe(bytes as f64);
+        }
+    }
 }
 
 /// The families with a series for each method, path and status, found without making a text for them.
@@ -87,10 +106,10 @@ impl HttpMetrics {
                 metrics.counter("http/client/completed_count", &LABELS)?,
                 Counter::default(),
             ),
-            server_received: received.series(&[]),
-            server_sent: sent.series(&[]),
+            server_received: Sizes::of(received),
+            server_sent: Sizes::of(sent),
             client_sent: metrics.histogram("http/client/sent_bytes", &LABELS, Buckets::Size)?,
-            client_received: client_received.series(&[]),
+            client_received: Sizes::of(client_received),
             probes: metrics.counter("http/healthprobes/completed_count", &["status"])?,
             probe_latency: metrics.histogram(
                 "http/healthprobes/roundtrip_latency",
@@ -105,9 +124,7 @@ impl HttpMetrics {
     pub fn server_call<B: HttpBody>(&self, request: &Request<B>) -> Option<ServerCall> {
         let families = self.0.as_ref()?;
         let received = content_length(request.headers());
-        if let Some(bytes) = &families.server_received {
-            bytes.observe(received as f64);
-        }
+        families.server_received.observe(received);
         Some(ServerCall {
             families: families.clone(),
             verb: families.verb(request.method()),
@@ -249,9 +266,7 @@ impl ServerCall {
 impl Drop for ServerCall {
     fn drop(&mut self) {
         let families = &self.families;
-        if let Some(bytes) = &families.server_sent {
-            bytes.observe(self.sent as f64);
-        }
+        families.server_sent.observe(self.sent);
         families.server.record(
             &families.paths,
             self.verb,
@@ -314,9 +329,7 @@ impl ClientCall {
             }
             None => (StatusCode::INTERNAL_SERVER_ERROR, 0),
         };
-        if let Some(bytes) = &families.client_received {
-            bytes.observe(received as f64);
-        }
+        families.client_received.observe(received);
         let path = self.uri.path();
         families
             .client

@@ -1,4 +1,5 @@
-//! Metrics of the sidecar itself: its start, service invocation, access control, policies, errors.
+//! Metrics of the sidecar itself: its start, service invocation, policies, errors. Those of its identity and of access
+//! control live with them (`outrigger-identity`, `invoke/access.rs`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,11 +18,6 @@ struct Families {
     component_loaded: Counter,
     component_init: Counter,
     component_init_fail: Counter,
-    mtls_init: Counter,
-    mtls_init_fail: Counter,
-    cert_rotated: Counter,
-    cert_rotated_fail: Counter,
-    acl: [Counter; 4],
     requests_sent: Counter,
     requests_received: Counter,
     responses_sent: Counter,
@@ -53,13 +49,11 @@ impl InitFailure {
 }
 
 const POLICY_LABELS: [&str; 6] = ["name", "policy", "namespace", "flow_direction", "target", "status"];
-const CALLER: [&str; 3] = ["app_id", "trustDomain", "namespace"];
 
 impl RuntimeMetrics {
     pub(super) fn new(metrics: &Metrics, records_error_codes: bool) -> Result<Self, MetricsError> {
         let counter = |name: &str, labels: &[&str]| metrics.counter(&format!("runtime/{name}"), labels);
         let call = |name: &str, labels: &[&str]| counter(&format!("service_invocation/{name}"), labels);
-        let acl = |name: &str| counter(&format!("acl/{name}_total"), &CALLER);
         Ok(Self(Arc::new(Families {
             component_loaded: counter("component/loaded", &[])?,
             component_init: counter("component/init_total", &["component"])?,
@@ -67,16 +61,6 @@ impl RuntimeMetrics {
                 "component/init_fail_total",
                 &["component", "reason", "componentName"],
             )?,
-            mtls_init: counter("mtls/init_total", &[])?,
-            mtls_init_fail: counter("mtls/init_fail_total", &["reason"])?,
-            cert_rotated: counter("mtls/workload_cert_rotated_total", &[])?,
-            cert_rotated_fail: counter("mtls/workload_cert_rotated_fail_total", &["reason"])?,
-            acl: [
-                acl("app_policy_action_allowed")?,
-                acl("global_policy_action_allowed")?,
-                acl("app_policy_action_blocked")?,
-                acl("global_policy_action_blocked")?,
-            ],
             requests_sent: call("req_sent_total", &["dst_app_id", "type"])?,
             requests_received: call("req_recv_total", &["src_app_id"])?,
             responses_sent: call("res_sent_total", &["dst_app_id", "status"])?,
@@ -111,32 +95,6 @@ impl RuntimeMetrics {
     /// A component could not be started.
     pub fn component_failed(&self, kind: &str, why: InitFailure, name: &str) {
         self.0.component_init_fail.inc(&[kind, why.name(), name]);
-    }
-
-    /// The sidecar has an identity.
-    pub fn mtls_initialized(&self) {
-        self.0.mtls_init.inc(&[]);
-    }
-
-    /// The sidecar could not get an identity.
-    pub fn mtls_failed(&self, reason: &str) {
-        self.0.mtls_init_fail.inc(&[reason]);
-    }
-
-    /// The certificate was renewed.
-    pub fn certificate_rotated(&self) {
-        self.0.cert_rotated.inc(&[]);
-    }
-
-    /// The certificate could not be renewed: `sentry_conn`, `sentry_token`, `sign`, `invalid_ts`, `jwt_parse`, `jwt_aud`.
-    pub fn certificate_not_rotated(&self, reason: &str) {
-        self.0.cert_rotated_fail.inc(&[reason]);
-    }
-
-    /// Access control has decided about a caller. `by_app_policy` = a rule of the caller's own, else the default action.
-    pub fn access(&self, allowed: bool, by_app_policy: bool, app_id: &str, trust_domain: &str, namespace: &str) {
-        let family = usize::from(!allowed) * 2 + usize::from(!by_app_policy);
-        self.0.acl[family].inc(&[app_id, trust_domain, namespace]);
     }
 
     /// A call goes to another sidecar.

@@ -231,6 +231,7 @@ mod tests {
     use super::*;
     use crate::app::AppChannel;
     use crate::config::{AppConfig, DisabledInitEndpoints, Protocol};
+    use crate::metrics::Metrics;
     use crate::tls::SystemRoots;
 
     fn app_on(port: u16) -> Arc<AppChannel> {
@@ -245,7 +246,7 @@ mod tests {
             token: None,
         };
         let roots = SystemRoots::default();
-        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, roots, watch::channel(true).1).unwrap())
+        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, roots, &Metrics::default(), watch::channel(true).1).unwrap())
     }
 
     fn delivery() -> Delivery {
