@@ -59,7 +59,9 @@ fn families(scrape: &str) -> BTreeMap<String, Family> {
 fn value(scrape: &str, name: &str, labels: &[&str]) -> f64 {
     let lines: Vec<&str> = scrape
         .lines()
-        .filter(|line| line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label)))
+        .filter(|line| {
+            line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
+        })
         .collect();
     assert_eq!(lines.len(), 1, "{name} {labels:?}: {lines:?} in {scrape}");
     let number = lines[0].rsplit_once(' ').expect("a value").1;
@@ -71,7 +73,9 @@ async fn sidecar(dir: &std::path::Path, config: &str) -> Daprd {
         app_id: "shop".into(),
         resources: vec![STORE.into()],
         config: (!config.is_empty()).then(|| {
-            format!("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: c}}\nspec:\n{config}")
+            format!(
+                "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: c}}\nspec:\n{config}"
+            )
         }),
         ..Default::default()
     };
@@ -80,7 +84,10 @@ async fn sidecar(dir: &std::path::Path, config: &str) -> Daprd {
 
 #[tokio::test]
 async fn the_recorded_families_are_shown_after_the_recorded_calls() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/golden/control-plane/metrics.json");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/testdata/golden/control-plane/metrics.json"
+    );
     let text = std::fs::read_to_string(path).expect("the vectors are here");
     let cases: Vec<Value> = serde_json::from_str(&text).expect("JSON");
     let case = cases
@@ -109,7 +116,9 @@ async fn the_recorded_families_are_shown_after_the_recorded_calls() {
             .collect();
         assert_eq!(missing, BTreeSet::from(NOT_OURS));
         for (name, family) in &found {
-            let recorded = wanted.get(name).unwrap_or_else(|| panic!("{name} was not recorded"));
+            let recorded = wanted
+                .get(name)
+                .unwrap_or_else(|| panic!("{name} was not recorded"));
             assert_eq!(recorded["type"], family.0.as_str(), "{name}");
             let labels: BTreeSet<String> = recorded["labels"]
                 .as_array()
@@ -135,13 +144,23 @@ async fn calls_are_counted_once_with_their_labels() {
     expect(&ask(port, "POST", "/v1.0/state/st", body).await, 204, "");
     assert_eq!(get(port, "/v1.0/state/none/k").await.status, 400);
     let scrape = scrape(&sidecar).await;
-    let reads = ["method=\"GET\"", "path=\"/v1.0/state/st\"", "status=\"204\"", "app_id=\"shop\""];
+    let reads = [
+        "method=\"GET\"",
+        "path=\"/v1.0/state/st\"",
+        "status=\"204\"",
+        "app_id=\"shop\"",
+    ];
     assert_eq!(value(&scrape, "dapr_http_server_request_count", &reads), 3.0);
     assert_eq!(value(&scrape, "dapr_http_server_response_count", &reads), 3.0);
     assert_eq!(value(&scrape, "dapr_http_server_latency_count", &reads), 3.0);
     let sum = value(&scrape, "dapr_http_server_request_bytes_sum", &[]);
     assert_eq!(sum, body.len() as f64);
-    let gets = ["component=\"st\"", "namespace=\"default\"", "operation=\"get\"", "success=\"true\""];
+    let gets = [
+        "component=\"st\"",
+        "namespace=\"default\"",
+        "operation=\"get\"",
+        "success=\"true\"",
+    ];
     assert_eq!(value(&scrape, "dapr_component_state_count", &gets), 3.0);
     let code = ["error_code=\"ERR_STATE_STORE_NOT_FOUND\"", "category=\"state\""];
     assert_eq!(value(&scrape, "dapr_error_code_total", &code), 1.0);

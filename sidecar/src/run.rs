@@ -101,7 +101,11 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     let metrics = Metrics::new();
     // What registers itself does so here, and is not shown where metrics are switched off.
     let is_enabled = configuration.spec.effective_metrics().enabled.unwrap_or(true);
-    let shown = if is_enabled { metrics.clone() } else { Metrics::new() };
+    let shown = if is_enabled {
+        metrics.clone()
+    } else {
+        Metrics::new()
+    };
     let starting = async {
         // Nothing listens before it can prove who it is.
         let security = security::start(config, &shown, &shutdown, &tasks).await?;

@@ -69,7 +69,14 @@ impl AppChannel {
             .as_ref()
             .and_then(|token| HeaderValue::from_str(token.expose()).ok());
         let transport = if config.protocol.is_http() {
-            Transport::Http(Box::new(HttpApp::new(config, port, token, max_headers, roots, metrics.http.clone())))
+            Transport::Http(Box::new(HttpApp::new(
+                config,
+                port,
+                token,
+                max_headers,
+                roots,
+                metrics.http.clone(),
+            )))
         } else {
             Transport::Grpc(GrpcApp::new(
                 config,

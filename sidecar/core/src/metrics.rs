@@ -29,13 +29,24 @@ use family::Shared;
 
 /// Upper bounds of latencies, in milliseconds.
 const LATENCIES: [f64; 34] = [
-    1., 2., 3., 4., 5., 6., 8., 10., 13., 16., 20., 25., 30., 40., 50., 65., 80., 100., 130., 160., 200., 250., 300.,
-    400., 500., 650., 800., 1000., 2000., 5000., 10_000., 20_000., 50_000., 100_000.,
+    1., 2., 3., 4., 5., 6., 8., 10., 13., 16., 20., 25., 30., 40., 50., 65., 80., 100., 130., 160., 200.,
+    250., 300., 400., 500., 650., 800., 1000., 2000., 5000., 10_000., 20_000., 50_000., 100_000.,
 ];
 /// Upper bounds of sizes, in bytes.
 const SIZES: [f64; 13] = [
-    1024., 2048., 4096., 16384., 65536., 262_144., 1_048_576., 4_194_304., 16_777_216., 67_108_864., 268_435_456.,
-    1_073_741_824., 4_294_967_296.,
+    1024.,
+    2048.,
+    4096.,
+    16384.,
+    65536.,
+    262_144.,
+    1_048_576.,
+    4_194_304.,
+    16_777_216.,
+    67_108_864.,
+    268_435_456.,
+    1_073_741_824.,
+    4_294_967_296.,
 ];
 
 /// What a histogram's values are.
@@ -117,7 +128,12 @@ impl Metrics {
     ///
     /// # Errors
     /// As [`Self::counter`].
-    pub fn histogram(&self, name: &str, labels: &[&str], buckets: Buckets<'_>) -> Result<Histogram, MetricsError> {
+    pub fn histogram(
+        &self,
+        name: &str,
+        labels: &[&str],
+        buckets: Buckets<'_>,
+    ) -> Result<Histogram, MetricsError> {
         Histogram::new(self.shared.as_deref(), name, labels, buckets)
     }
 }

@@ -4,10 +4,10 @@
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 
+use crate::metrics::{ComponentMetrics, Operations};
 use outrigger_components_api::ComponentError;
 use outrigger_components_api::pubsub::FailedEntry;
 use outrigger_components_api::state::{BulkStateError, StateError};
-use crate::metrics::{ComponentMetrics, Operations};
 use outrigger_resiliency::{BuiltIn, ComponentType, Failure, Policy, PolicyError, Resiliency};
 
 /// Policies of all components.

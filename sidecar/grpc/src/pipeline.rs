@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Request, Response};
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
 use tonic::Status;

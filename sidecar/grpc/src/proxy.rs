@@ -10,8 +10,8 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body as CoreBody;
-use outrigger_sidecar_core::metrics::MeasuredBody;
 use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
+use outrigger_sidecar_core::metrics::MeasuredBody;
 use tonic::Status;
 use tonic::body::Body;
 

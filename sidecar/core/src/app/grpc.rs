@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
 use http::uri::PathAndQuery;
-use outrigger_model::GrpcCode;
 use http::{HeaderMap, HeaderValue, Uri};
+use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1::{InvokeRequest, InvokeResponse};
 use outrigger_proto::runtime::v1::app_callback_alpha_client::AppCallbackAlphaClient;
 use outrigger_proto::runtime::v1::app_callback_client::AppCallbackClient;
@@ -21,8 +21,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::tls::Connector;
 use crate::config::AppConfig;
-use crate::metrics::GrpcMetrics;
 use crate::invoke::frames::{GRPC_MESSAGE, GRPC_STATUS, GRPC_STATUS_DETAILS};
+use crate::metrics::GrpcMetrics;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const ON_INVOKE: &str = "/dapr.proto.runtime.v1.AppCallback/OnInvoke";

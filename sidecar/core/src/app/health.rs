@@ -80,10 +80,7 @@ async fn probe(app: &AppChannel, path: &str, limit: Duration) -> Result<(), Stri
             let request = Request::get(uri)
                 .body(Body::Empty)
                 .map_err(|error| error.to_string())?;
-            let response = http
-                .probe(request)
-                .await
-                .map_err(|error| error.to_string())?;
+            let response = http.probe(request).await.map_err(|error| error.to_string())?;
             let status = response.status();
             if status.is_success() {
                 Ok(())

@@ -47,7 +47,11 @@ pub(super) struct Shared {
 type Replacements = Vec<(Regex, String)>;
 
 impl Shared {
-    pub(super) fn new(registry: Registry, app_id: &str, settings: &MetricsSpec) -> Result<Self, MetricsError> {
+    pub(super) fn new(
+        registry: Registry,
+        app_id: &str,
+        settings: &MetricsSpec,
+    ) -> Result<Self, MetricsError> {
         let rules = settings.rules.clone().unwrap_or_default();
         let shared = Self {
             registry,
@@ -102,7 +106,9 @@ fn rewrite<'a>(value: &'a str, replacements: &Replacements) -> Cow<'a, str> {
     for (regex, replacement) in replacements {
         if regex.is_match(&value) {
             // The replacement is text, not a template.
-            let text = regex.replace_all(&value, regex::NoExpand(replacement)).into_owned();
+            let text = regex
+                .replace_all(&value, regex::NoExpand(replacement))
+                .into_owned();
             value = Cow::Owned(text);
         }
     }
@@ -140,7 +146,10 @@ impl<V> Family<V> {
             options = options.const_label("app_id", app_id);
         }
         let series = make(options).map_err(failed)?;
-        shared.registry.register(Box::new(series.clone())).map_err(failed)?;
+        shared
+            .registry
+            .register(Box::new(series.clone()))
+            .map_err(failed)?;
         let mut rules = Vec::new();
         for label in labels {
             rules.push(shared.rules_of(name, label)?);

@@ -142,9 +142,7 @@ impl HttpMetrics {
         let sent = request.body().size_hint().exact();
         let sent = sent.unwrap_or_else(|| content_length(request.headers()));
         let path = families.paths.label(request.uri().path());
-        families
-            .client_sent
-            .observe(&[verb, &path, ""], sent as f64);
+        families.client_sent.observe(&[verb, &path, ""], sent as f64);
         Some(ClientCall {
             families: families.clone(),
             verb,
@@ -195,7 +193,14 @@ impl Side {
         }
     }
 
-    fn record(&self, paths: &PathLabels, verb: &'static str, path: &str, status: StatusCode, started: Instant) {
+    fn record(
+        &self,
+        paths: &PathLabels,
+        verb: &'static str,
+        path: &str,
+        status: StatusCode,
+        started: Instant,
+    ) {
         let series = self.series(paths, verb, path, status);
         if let Some(latency) = series.latency {
             latency.observe(whole_millis(started));

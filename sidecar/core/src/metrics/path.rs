@@ -33,7 +33,12 @@ enum Segment {
 impl PathLabels {
     pub(super) fn new(settings: &HttpMetricsSpec) -> Self {
         let mut templates: Vec<Template> = Vec::new();
-        for text in settings.path_matching.iter().flatten().filter(|text| !text.is_empty()) {
+        for text in settings
+            .path_matching
+            .iter()
+            .flatten()
+            .filter(|text| !text.is_empty())
+        {
             templates.push(Template::new(text, text));
             if !text.starts_with("/v1.0/invoke/") {
                 let invoked = format!("/v1.0/invoke/{{app_id}}/method{text}");
@@ -70,19 +75,20 @@ impl PathLabels {
 
 impl Template {
     fn new(pattern: &str, text: &str) -> Self {
-        let pattern = pattern.strip_suffix("{$}").map_or_else(
-            || (pattern, !pattern.ends_with('/')),
-            |pattern| (pattern, true),
-        );
+        let pattern = pattern
+            .strip_suffix("{$}")
+            .map_or_else(|| (pattern, !pattern.ends_with('/')), |pattern| (pattern, true));
         let (pattern, is_exact) = pattern;
         let segments = pattern
             .trim_start_matches('/')
             .split('/')
-            .map(|segment| match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
-                Some(name) if name.ends_with("...") => Segment::Rest,
-                Some(_) => Segment::Any,
-                None => Segment::Literal(segment.to_owned()),
-            })
+            .map(
+                |segment| match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+                    Some(name) if name.ends_with("...") => Segment::Rest,
+                    Some(_) => Segment::Any,
+                    None => Segment::Literal(segment.to_owned()),
+                },
+            )
             .collect();
         Self {
             text: text.to_owned(),
@@ -188,8 +194,14 @@ mod tests {
             ("actors/T/7/method/remind/n", "actors/T/{id}/method/remind/n"),
             ("/actors/T/7/method/m", "actors/T/{id}/method/m"),
             ("/v1.0/workflows/dapr/7", "/v1.0/workflows/dapr/{instanceId}"),
-            ("/v1.0/workflows/dapr/order/start", "/v1.0/workflows/dapr/order/start"),
-            ("/v1.0/workflows/dapr/7/purge", "/v1.0/workflows/dapr/{instanceId}/purge"),
+            (
+                "/v1.0/workflows/dapr/order/start",
+                "/v1.0/workflows/dapr/order/start",
+            ),
+            (
+                "/v1.0/workflows/dapr/7/purge",
+                "/v1.0/workflows/dapr/{instanceId}/purge",
+            ),
             (
                 "/v1.0/workflows/dapr/7/raiseEvent/paid",
                 "/v1.0/workflows/dapr/{instanceId}/raiseEvent/{eventName}",
@@ -204,7 +216,10 @@ mod tests {
 
     #[test]
     fn templates_name_paths_and_low_cardinality_leaves_the_rest_out() {
-        let labels = labels(false, &["/orders/{id}", "/orders/special", "/files/", "/all/{rest...}"]);
+        let labels = labels(
+            false,
+            &["/orders/{id}", "/orders/special", "/files/", "/all/{rest...}"],
+        );
         for (path, want) in [
             ("/orders/7", "/orders/{id}"),
             ("/orders/special", "/orders/special"),
@@ -212,12 +227,18 @@ mod tests {
             ("/orders", ""),
             ("/files/a/b", "/files/"),
             ("/all/a/b", "/all/{rest...}"),
-            ("/v1.0/invoke/x/method/orders/7", "/v1.0/invoke/{app_id}/method/orders/{id}"),
+            (
+                "/v1.0/invoke/x/method/orders/7",
+                "/v1.0/invoke/{app_id}/method/orders/{id}",
+            ),
             ("/v1.0/state/s", ""),
             ("/dapr/subscribe", "/dapr/subscribe"),
         ] {
             assert_eq!(labels.label(path), want, "{path}");
         }
-        assert_eq!(super::tests::labels(true, &["/orders/{id}"]).label("/x/y"), "/x/y");
+        assert_eq!(
+            super::tests::labels(true, &["/orders/{id}"]).label("/x/y"),
+            "/x/y"
+        );
     }
 }

@@ -48,7 +48,14 @@ impl InitFailure {
     }
 }
 
-const POLICY_LABELS: [&str; 6] = ["name", "policy", "namespace", "flow_direction", "target", "status"];
+const POLICY_LABELS: [&str; 6] = [
+    "name",
+    "policy",
+    "namespace",
+    "flow_direction",
+    "target",
+    "status",
+];
 
 impl RuntimeMetrics {
     pub(super) fn new(metrics: &Metrics, records_error_codes: bool) -> Result<Self, MetricsError> {
@@ -175,7 +182,9 @@ impl Observer for RuntimeMetrics {
                 self.0.policy_count.inc(&with(state));
                 if labels.state.is_some() {
                     for one in ["closed", "half-open", "open", "unknown"] {
-                        self.0.breaker_state.set(&with(one), f64::from(u8::from(one == state)));
+                        self.0
+                            .breaker_state
+                            .set(&with(one), f64::from(u8::from(one == state)));
                     }
                 }
             }
@@ -245,10 +254,20 @@ mod tests {
             ("ERR_MALFORMED_REQUEST", "common"),
             ("ERROR", "common"),
         ] {
-            assert_eq!(category(&ApiError::legacy(code, 500, GrpcCode::Internal, "")), want, "{code}");
+            assert_eq!(
+                category(&ApiError::legacy(code, 500, GrpcCode::Internal, "")),
+                want,
+                "{code}"
+            );
         }
         let details = vec![ErrorDetail::reason("DAPR_STATE_ILLEGAL_KEY")];
-        let illegal = ApiError::rich(Some("ERR_MALFORMED_REQUEST"), 400, GrpcCode::InvalidArgument, "", details);
+        let illegal = ApiError::rich(
+            Some("ERR_MALFORMED_REQUEST"),
+            400,
+            GrpcCode::InvalidArgument,
+            "",
+            details,
+        );
         assert_eq!(category(&illegal), "state");
     }
 }

@@ -246,7 +246,17 @@ mod tests {
             token: None,
         };
         let roots = SystemRoots::default();
-        Arc::new(AppChannel::new(&config, 1 << 20, 1 << 16, roots, &Metrics::default(), watch::channel(true).1).unwrap())
+        Arc::new(
+            AppChannel::new(
+                &config,
+                1 << 20,
+                1 << 16,
+                roots,
+                &Metrics::default(),
+                watch::channel(true).1,
+            )
+            .unwrap(),
+        )
     }
 
     fn delivery() -> Delivery {
