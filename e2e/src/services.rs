@@ -25,7 +25,7 @@ pub struct Service {
 /// The services that exist.
 #[must_use]
 pub fn services() -> &'static [Service] {
-    &[PLACEMENT, SENTRY]
+    &[PLACEMENT, SENTRY, SCHEDULER]
 }
 
 const PLACEMENT: Service = Service {
@@ -33,6 +33,16 @@ const PLACEMENT: Service = Service {
     args: &[
         "--port={port}",
         "--initial-cluster=dapr-placement-0=127.0.0.1:{port}",
+    ],
+    files: &[],
+};
+
+const SCHEDULER: Service = Service {
+    name: "scheduler",
+    args: &[
+        "--port={port}",
+        "--etcd-client-port={port}",
+        "--etcd-data-dir={dir}",
     ],
     files: &[],
 };

@@ -243,6 +243,19 @@ const TABLE: &[Row] = &[
         why: "a binary of its own: it starts daprd, it does not link it",
     },
     Row {
+        who: &["outrigger-scheduler"],
+        ours: &[
+            "outrigger-identity",
+            "outrigger-model",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-schedule",
+            "outrigger-service",
+        ],
+        never: &["redis", "axum"],
+        why: "a service of its own: sidecars meet it on the wire",
+    },
+    Row {
         who: &["outrigger-placement"],
         ours: &[
             "outrigger-identity",

@@ -1,0 +1,247 @@
+//! From the flags to a running service.
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_identity::serve::{self, ServeOptions};
+use outrigger_identity::{
+    Anchors, Authorise, ControlPlane, Options, Security, SentryOptions, Service, Source, TokenSource,
+};
+use outrigger_process::End;
+use outrigger_proto::scheduler::v1::scheduler_server::SchedulerServer;
+use outrigger_service::{Context, Failure};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, StoreConfig};
+use crate::driver::{self, Driver};
+use crate::kv_port;
+use crate::leadership::{Member, Told};
+use crate::metrics::Metrics;
+use crate::service::{SchedulerService, ServiceParts};
+use crate::store::Store;
+use crate::store::batch::Batcher;
+use crate::store::embedded::Embedded;
+use crate::store::etcd::Etcd;
+
+/// Largest message either way, like the reference's.
+const MAX_MESSAGE: usize = i32::MAX as usize;
+/// Pages of the store's content that may wait for the engine.
+const FEED: usize = 16;
+/// Idle time before a ping, and the time an answer may take.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5));
+/// Time for calls under way once the process is to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Starts the service; it runs in tasks of `context`.
+///
+/// # Errors
+/// A wrong flag, a port that is taken, a store that cannot be opened, no identity.
+pub async fn start(context: &mut Context) -> Result<(), Failure> {
+    let config = Config::read(context)?;
+    if config.kubernetes {
+        context.refuse_root()?;
+    }
+    let serving = context.readiness.register("scheduler-server");
+    let certified = context.readiness.register("security-provider");
+    let stored = context.readiness.register(match config.store {
+        StoreConfig::Embedded { .. } => "scheduler-etcd-embed",
+        StoreConfig::Etcd { .. } => "scheduler-etcd-external",
+    });
+    let security = security(context, &config).await?;
+    certified.ready();
+
+    let listener = outrigger_service::listen("scheduler server", &config.listen_address, config.port).await?;
+    let port = listener.local_addr()?.port();
+    let address = broadcast(&config, context.environment.non_empty("DAPR_HOST_IP"), port);
+    tracing::info!("sidecars are told to reach this replica at {address}");
+
+    let tasks = TaskTracker::new();
+    let told = Told::default();
+    let store = store(context, &config, &told, &address).await?;
+    let metrics = Metrics::new(&context.metrics);
+    let (feed_sender, feed) = mpsc::channel(FEED);
+    let (driver, handle) = Driver::new(store.clone(), feed, told.share.subscribe(), metrics.clone());
+    let pulse = handle.pulse.clone();
+    let stop = context.stopping.clone();
+    context
+        .tasks
+        .spawn("job triggers", End::Fatal, running(driver.run(stop.clone())));
+    let following = driver::follow(store.clone(), feed_sender, pulse.clone(), stop.clone());
+    context.tasks.spawn("job store's content", End::Fatal, running(following));
+    let (pulse_stop, hosts) = (stop.clone(), told.hosts.subscribe());
+    context.tasks.spawn("health of triggers", End::Fatal, async move {
+        loop {
+            set(&stored, pulse.store_works());
+            set(&serving, pulse.turns() && !hosts.borrow().is_empty());
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+                () = pulse_stop.cancelled() => return Ok(()),
+            }
+        }
+    });
+    let service = SchedulerService::new(ServiceParts {
+        batcher: Batcher::start(store.clone(), &tasks),
+        store,
+        driver: handle,
+        told,
+        metrics,
+        mtls: security.mtls(),
+        capacity: config.capacity,
+        stop: stop.clone(),
+    });
+    serve_jobs(context, listener, &security, service, stop);
+    Ok(())
+}
+
+async fn running(task: impl Future<Output = ()>) -> Result<(), String> {
+    task.await;
+    Ok(())
+}
+
+fn set(target: &outrigger_process::readiness::Target, is_ready: bool) {
+    if is_ready { target.ready() } else { target.not_ready() }
+}
+
+fn serve_jobs(
+    context: &mut Context,
+    listener: TcpListener,
+    security: &Security,
+    service: SchedulerService,
+    stop: CancellationToken,
+) {
+    let server = SchedulerServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let acceptor = security.acceptor(Authorise::Any);
+    context.tasks.spawn("scheduler server", End::Fatal, async move {
+        serve::grpc(listener, acceptor, server, options(), stop).await;
+        Ok(())
+    });
+}
+
+fn options() -> ServeOptions {
+    ServeOptions {
+        keepalive_interval: KEEPALIVE.0,
+        keepalive_timeout: KEEPALIVE.1,
+        drain: DRAIN,
+        ..ServeOptions::default()
+    }
+}
+
+/// Opens the store, and says which replicas there are.
+async fn store(
+    context: &mut Context,
+    config: &Config,
+    told: &Told,
+    address: &str,
+) -> Result<Arc<dyn Store>, Failure> {
+    match &config.store {
+        StoreConfig::Embedded {
+            directory,
+            quota,
+            client,
+        } => {
+            let store = Arc::new(Embedded::open(directory, *quota).await?);
+            serve_keys(context, store.clone(), client).await?;
+            told.alone(address);
+            Ok(store)
+        }
+        StoreConfig::Etcd { endpoints, credentials } => {
+            let etcd = Arc::new(Etcd::new(endpoints, credentials.clone())?);
+            let member = Member::new(etcd.clone(), config.id.clone(), address.to_owned(), told.clone());
+            let stop = context.stopping.clone();
+            context
+                .tasks
+                .spawn("membership of the cluster", End::Fatal, running(member.run(stop)));
+            Ok(etcd)
+        }
+    }
+}
+
+/// The embedded store's port for the stock command line. Without TLS, like the reference's.
+async fn serve_keys(context: &mut Context, store: Arc<Embedded>, client: &(String, u16)) -> Result<(), Failure> {
+    let (address, port) = client;
+    let listener = outrigger_service::listen("etcd client port", address, *port).await?;
+    let plain = Security::disabled(ControlPlane::new("localhost", context.namespace())?);
+    let acceptor = plain.acceptor(Authorise::Any);
+    let service = kv_port::Services::new(store);
+    let stop = context.stopping.clone();
+    context.tasks.spawn("etcd client port", End::Fatal, async move {
+        serve::grpc(listener, acceptor, service, options(), stop).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The address that sidecars are told.
+fn broadcast(config: &Config, host_ip: Option<&str>, port: u16) -> String {
+    if let Some(address) = &config.broadcast {
+        return address.clone();
+    }
+    let is_local = matches!(config.listen_address.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]");
+    let host = if is_local {
+        config.listen_address.clone()
+    } else {
+        host_ip.map_or_else(own_address, str::to_owned)
+    };
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// The address that this machine would send from. Connecting a UDP socket sends nothing.
+fn own_address() -> String {
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect("192.0.2.1:80")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)).to_string()
+}
+
+/// Who we are, and mTLS made of it.
+async fn security(context: &mut Context, config: &Config) -> Result<Security, Failure> {
+    let values = &context.values;
+    let namespace = context.namespace().to_owned();
+    let control_plane = ControlPlane::new(values.text("trust-domain"), &namespace)?;
+    if !config.tls {
+        return Ok(Security::disabled(control_plane));
+    }
+    let address = match values.text("sentry-address") {
+        "" => format!("dapr-sentry.{namespace}.svc:443"),
+        given => given.to_owned(),
+    };
+    let token_file = context.environment.get("DAPR_SENTRY_TOKEN_FILE");
+    let sentry = SentryOptions {
+        address,
+        id: Service::Scheduler.id().to_owned(),
+        namespace,
+        trust_domain: Some(control_plane.trust_domain().clone()),
+        token: TokenSource::from_environment(token_file, config.kubernetes),
+        jwt_audiences: Vec::new(),
+        control_plane: control_plane.clone(),
+    };
+    let anchors = Anchors::File(values.text("trust-anchors-file").into());
+    let directory = values.text("identity-directory-write");
+    let options = Options {
+        write_to: (!directory.is_empty()).then(|| directory.into()),
+        ..Options::new(control_plane, anchors, Source::Sentry(sentry))
+    };
+    let renewing = TaskTracker::new();
+    let security = Security::start(options, context.stopping.clone(), &renewing).await?;
+    let stop = context.stopping.clone();
+    context.tasks.spawn("identity", End::Expected, async move {
+        stop.cancelled().await;
+        renewing.close();
+        // Renewal is abandoned where it stands; it owns nothing.
+        let _ = tokio::time::timeout(Duration::from_secs(2), renewing.wait()).await;
+        Ok(())
+    });
+    Ok(security)
+}

@@ -1,0 +1,168 @@
+//! The store of a single replica: one SQLite file beside the process, written by one thread.
+//!
+//! The table holds what an etcd would hold, revisions included, so that the keys read over the etcd client port and
+//! the keys of an etcd are the same. A transaction of SQLite carries all [`Txn`]s that wait, so the disk is synced
+//! once for many.
+
+mod rows;
+mod thread;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Applied, Feed, KeyValue, Store, StoreError, Txn};
+use thread::Command;
+
+/// Calls that may wait for the thread.
+const QUEUE: usize = 64;
+/// How many transactions share a commit at most.
+const BATCH: usize = 1024;
+
+/// Sizes that the thread reports after each commit.
+#[derive(Debug, Default)]
+struct Gauges {
+    revision: AtomicI64,
+    bytes_in_use: AtomicU64,
+}
+
+/// A store in a file.
+#[derive(Debug)]
+pub struct Embedded {
+    commands: mpsc::Sender<Command>,
+    readers: rows::Readers,
+    gauges: Arc<Gauges>,
+    quota: u64,
+    path: PathBuf,
+}
+
+impl Embedded {
+    /// Opens or creates the file `scheduler.db` in a directory. Above `quota` bytes no new jobs are taken.
+    ///
+    /// # Errors
+    /// Names the file and why.
+    pub async fn open(directory: &Path, quota: u64) -> Result<Self, StoreError> {
+        let path = directory.join("scheduler.db");
+        let fail = |error: String| StoreError::Other(format!("cannot open the job store {}: {error}", path.display()));
+        std::fs::create_dir_all(directory).map_err(|error| fail(error.to_string()))?;
+        let gauges = Arc::new(Gauges::default());
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (ready_sender, ready) = oneshot::channel();
+        let (for_thread, gauges_of_thread) = (path.clone(), gauges.clone());
+        std::thread::Builder::new()
+            .name("job store".to_owned())
+            .spawn(move || thread::run(&for_thread, &gauges_of_thread, queue, ready_sender))
+            .map_err(|error| fail(error.to_string()))?;
+        ready
+            .await
+            .unwrap_or_else(|_| Err("its thread ended".to_owned()))
+            .map_err(fail)?;
+        Ok(Self {
+            commands,
+            readers: rows::Readers::new(path.clone()),
+            gauges,
+            quota,
+            path,
+        })
+    }
+
+    /// The store's revision: that of the last change.
+    pub fn revision(&self) -> i64 {
+        self.gauges.revision.load(Ordering::Acquire)
+    }
+
+    /// Bytes that the content takes in the file, free pages left out.
+    pub fn bytes_in_use(&self) -> u64 {
+        self.gauges.bytes_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Keys from one on (inclusive) up to another (exclusive; `None` = no end), ascending, at most `limit`.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn range(&self, from: Bytes, to: Option<Bytes>, limit: usize) -> Result<Vec<KeyValue>, StoreError> {
+        self.readers
+            .run(move |connection| rows::range(connection, &from, to.as_deref(), limit))
+            .await
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreError> {
+        let ended = |_| StoreError::Unavailable("the job store has ended".to_owned());
+        self.commands.send(command).await.map_err(ended)
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<KeyValue>>, StoreError> {
+        self.readers.run(move |connection| rows::get(connection, &keys)).await
+    }
+
+    async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError> {
+        let end = super::prefix_end(&prefix);
+        self.range(prefix, end, usize::MAX).await
+    }
+
+    async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {
+        let (answer, result) = oneshot::channel();
+        self.send(Command::Apply { txns, answer }).await?;
+        result
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the job store has ended".to_owned())))
+    }
+
+    async fn follow(&self, prefixes: &[&'static str], feed: mpsc::Sender<Feed>) -> StoreError {
+        let (events_sender, mut events) = mpsc::channel(QUEUE);
+        let (ready_sender, ready) = oneshot::channel();
+        let follower = Command::Follow {
+            events: events_sender,
+            ready: ready_sender,
+        };
+        if let Err(error) = self.send(follower).await {
+            return error;
+        }
+        let ended = || StoreError::Unavailable("the job store has ended".to_owned());
+        // The snapshot was taken at a moment after which every change is among the events.
+        let snapshot = match ready.await {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(error)) => return error,
+            Err(_) => return ended(),
+        };
+        let (prefixes, to_feed) = (prefixes.to_vec(), feed.clone());
+        let told = tokio::task::spawn_blocking(move || rows::tell(&snapshot, &prefixes, &to_feed)).await;
+        match told {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => return ended(),
+        }
+        while let Some(batch) = events.recv().await {
+            if feed.send(Feed::Events(batch)).await.is_err() {
+                break;
+            }
+        }
+        ended()
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        let used = self.bytes_in_use();
+        if used < self.quota {
+            return Ok(());
+        }
+        Err(StoreError::Full(format!(
+            "the job store is full: {} holds {used} bytes of {} allowed; delete jobs or raise --etcd-space-quota",
+            self.path.display(),
+            self.quota
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests;

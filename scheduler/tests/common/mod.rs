@@ -1,0 +1,196 @@
+//! A scheduler as a process, and JSON for its messages.
+
+#![allow(dead_code)] // no test needs all of it
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use outrigger_proto::scheduler::v1::scheduler_client::SchedulerClient;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _, SerializeOptions};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A process that ends with its owner.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A scheduler.
+pub(crate) struct Scheduler {
+    pub(crate) process: Process,
+    pub(crate) port: u16,
+    pub(crate) health: u16,
+    pub(crate) etcd_client: u16,
+    pub(crate) metrics: u16,
+    args: Vec<String>,
+    log: PathBuf,
+    pub(crate) directory: TempDir,
+}
+
+impl Scheduler {
+    /// Starts one with an embedded store and waits until it is ready.
+    pub(crate) fn embedded(more: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let mut args = vec![format!("--etcd-data-dir={}", data.display())];
+        args.extend(more.iter().map(ToString::to_string));
+        let mut this = Self::spawn(directory, args);
+        this.wait_ready();
+        this
+    }
+
+    /// Starts one on an etcd; does not wait.
+    pub(crate) fn on_etcd(id: &str, endpoints: &str, more: &[&str]) -> Self {
+        let mut args = vec![
+            format!("--id={id}"),
+            "--etcd-embed=false".to_owned(),
+            format!("--etcd-client-endpoints={endpoints}"),
+        ];
+        args.extend(more.iter().map(ToString::to_string));
+        Self::spawn(tempfile::tempdir().unwrap(), args)
+    }
+
+    fn spawn(directory: TempDir, more: Vec<String>) -> Self {
+        let [port, health, etcd_client, metrics] = [(); 4].map(|()| free_port());
+        let mut args = vec![
+            format!("--port={port}"),
+            "--listen-address=127.0.0.1".to_owned(),
+            format!("--healthz-port={health}"),
+            "--healthz-listen-address=127.0.0.1".to_owned(),
+            format!("--metrics-port={metrics}"),
+            "--metrics-listen-address=127.0.0.1".to_owned(),
+            format!("--etcd-client-port={etcd_client}"),
+            format!("--override-broadcast-host-port=127.0.0.1:{port}"),
+        ];
+        args.extend(more);
+        let log = directory.path().join("log");
+        Self {
+            process: start(&args, &log),
+            port,
+            health,
+            etcd_client,
+            metrics,
+            args,
+            log,
+            directory,
+        }
+    }
+
+    /// Kills it without warning and starts it again on the same data.
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.process = start(&self.args, &self.log);
+    }
+
+    /// Kills it without warning.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.process.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Waits until it is ready.
+    pub(crate) fn wait_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.health_status() != Some(200) {
+            let ended = self.process.0.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the scheduler is not ready ({ended:?}): {}",
+                std::fs::read_to_string(&self.log).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What `/healthz` says; `None` = nothing.
+    pub(crate) fn health_status(&self) -> Option<u16> {
+        self.page(self.health, "/healthz").map(|(status, _)| status)
+    }
+
+    /// The metrics page.
+    pub(crate) fn metrics(&self) -> String {
+        self.page(self.metrics, "/metrics").unwrap().1
+    }
+
+    fn page(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let status = text.split(' ').nth(1)?.parse().ok()?;
+        Some((status, text))
+    }
+
+    /// A client of it.
+    pub(crate) async fn client(&self) -> SchedulerClient<Channel> {
+        let endpoint = Channel::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
+        SchedulerClient::new(endpoint.connect().await.unwrap())
+    }
+}
+
+fn start(args: &[String], log: &PathBuf) -> Process {
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_scheduler"))
+        .args(args)
+        .env_remove("NAMESPACE")
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+/// All types of the wire, with the wrappers that payloads are made of.
+pub(crate) fn pool() -> DescriptorPool {
+    let mut pool = DescriptorPool::decode(outrigger_proto::FILE_DESCRIPTOR_SET).unwrap();
+    if pool.get_message_by_name("google.protobuf.StringValue").is_none() {
+        let wrappers = DescriptorPool::global();
+        pool.add_file_descriptor_protos(
+            wrappers
+                .file_descriptor_protos()
+                .filter(|file| file.name() == "google/protobuf/wrappers.proto")
+                .cloned(),
+        )
+        .unwrap();
+    }
+    pool
+}
+
+/// A message from JSON with protobuf's names.
+pub(crate) fn message<M: Message + Default>(pool: &DescriptorPool, name: &str, json: &Value) -> M {
+    let descriptor = pool.get_message_by_name(name).unwrap();
+    let dynamic = DynamicMessage::deserialize(descriptor, json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    M::decode(&dynamic.encode_to_vec()[..]).unwrap()
+}
+
+/// A message as JSON with protobuf's names and without defaults.
+pub(crate) fn json<M: Message>(pool: &DescriptorPool, name: &str, message: &M) -> Value {
+    let descriptor = pool.get_message_by_name(name).unwrap();
+    let dynamic = DynamicMessage::decode(descriptor, &message.encode_to_vec()[..]).unwrap();
+    assert_eq!(dynamic.descriptor().full_name(), name);
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    dynamic.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
+}
