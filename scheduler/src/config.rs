@@ -10,19 +10,49 @@ use crate::store::etcd::Credentials;
 
 const FLAGS: &[Flag] = &[
     Flag::new("port", Kind::Int, "50006", "The port of the gRPC server"),
-    Flag::new("listen-address", Kind::Text, "", "The address that the gRPC server listens on; empty = all"),
+    Flag::new(
+        "listen-address",
+        Kind::Text,
+        "",
+        "The address that the gRPC server listens on; empty = all",
+    ),
     Flag::new(
         "override-broadcast-host-port",
         Kind::Text,
         "",
         "host:port that sidecars are told to reach this replica at",
     ),
-    Flag::new("id", Kind::Text, "dapr-scheduler-server-0", "The replica's id, different for each"),
+    Flag::new(
+        "id",
+        Kind::Text,
+        "dapr-scheduler-server-0",
+        "The replica's id, different for each",
+    ),
     Flag::new("mode", Kind::Text, "standalone", "standalone or kubernetes"),
-    Flag::new("tls-enabled", Kind::Bool, "false", "Serve with mTLS; always on in Kubernetes"),
-    Flag::new("trust-domain", Kind::Text, "localhost", "The trust domain of the control plane"),
-    Flag::new("trust-anchors-file", Kind::Text, "", "File with the trusted roots; needed with TLS"),
-    Flag::new("sentry-address", Kind::Text, "", "host:port of sentry; empty = dapr-sentry.<namespace>.svc:443"),
+    Flag::new(
+        "tls-enabled",
+        Kind::Bool,
+        "false",
+        "Serve with mTLS; always on in Kubernetes",
+    ),
+    Flag::new(
+        "trust-domain",
+        Kind::Text,
+        "localhost",
+        "The trust domain of the control plane",
+    ),
+    Flag::new(
+        "trust-anchors-file",
+        Kind::Text,
+        "",
+        "File with the trusted roots; needed with TLS",
+    ),
+    Flag::new(
+        "sentry-address",
+        Kind::Text,
+        "",
+        "host:port of sentry; empty = dapr-sentry.<namespace>.svc:443",
+    ),
     Flag::new("kubeconfig", Kind::Text, "", "Only in Kubernetes").hidden(),
     Flag::new(
         "identity-directory-write",
@@ -31,8 +61,18 @@ const FLAGS: &[Flag] = &[
         "Directory that always holds the newest certificate, key and roots",
     )
     .hidden(),
-    Flag::new("etcd-embed", Kind::Bool, "true", "Keep jobs in a file of this replica; false = in an etcd"),
-    Flag::new("etcd-client-endpoints", Kind::List, "", "Members of the etcd, with --etcd-embed=false"),
+    Flag::new(
+        "etcd-embed",
+        Kind::Bool,
+        "true",
+        "Keep jobs in a file of this replica; false = in an etcd",
+    ),
+    Flag::new(
+        "etcd-client-endpoints",
+        Kind::List,
+        "",
+        "Members of the etcd, with --etcd-embed=false",
+    ),
     Flag::new("etcd-client-username", Kind::Text, "", "User of the etcd"),
     Flag::new("etcd-client-password", Kind::Text, "", "Password of that user"),
     Flag::new(
@@ -42,30 +82,102 @@ const FLAGS: &[Flag] = &[
         "Replicas as id=URL; with --etcd-embed there can be one",
     ),
     Flag::new("etcd-data-dir", Kind::Text, "./data", "Directory of the file"),
-    Flag::new("etcd-client-port", Kind::Text, "2379", "Port of etcd's key-value API, with --etcd-embed"),
-    Flag::new("etcd-client-listen-address", Kind::Text, "localhost", "Address of that port"),
-    Flag::new("etcd-space-quota", Kind::Text, "9.2E", "Size of the file above which no new jobs are taken"),
-    Flag::new("etcd-compaction-mode", Kind::Text, "revision", "No effect: the file has no history"),
-    Flag::new("etcd-compaction-retention", Kind::Text, "1000000", "No effect: the file has no history"),
-    Flag::new("etcd-snapshot-count", Kind::Uint, "100000", "No effect: the file has no raft log"),
-    Flag::new("etcd-max-snapshots", Kind::Uint, "10", "No effect: the file has no raft log"),
-    Flag::new("etcd-max-wals", Kind::Uint, "10", "No effect: the file has no raft log"),
-    Flag::new("etcd-backend-batch-limit", Kind::Int, "10000", "No effect: writes are gathered as they come"),
-    Flag::new("etcd-backend-batch-interval", Kind::Text, "100ms", "No effect: writes are gathered as they come"),
-    Flag::new("etcd-max-txn-ops", Kind::Uint, "10000", "No effect: transactions on the port are not limited"),
+    Flag::new(
+        "etcd-client-port",
+        Kind::Text,
+        "2379",
+        "Port of etcd's key-value API, with --etcd-embed",
+    ),
+    Flag::new(
+        "etcd-client-listen-address",
+        Kind::Text,
+        "localhost",
+        "Address of that port",
+    ),
+    Flag::new(
+        "etcd-space-quota",
+        Kind::Text,
+        "9.2E",
+        "Size of the file above which no new jobs are taken",
+    ),
+    Flag::new(
+        "etcd-compaction-mode",
+        Kind::Text,
+        "revision",
+        "No effect: the file has no history",
+    ),
+    Flag::new(
+        "etcd-compaction-retention",
+        Kind::Text,
+        "1000000",
+        "No effect: the file has no history",
+    ),
+    Flag::new(
+        "etcd-snapshot-count",
+        Kind::Uint,
+        "100000",
+        "No effect: the file has no raft log",
+    ),
+    Flag::new(
+        "etcd-max-snapshots",
+        Kind::Uint,
+        "10",
+        "No effect: the file has no raft log",
+    ),
+    Flag::new(
+        "etcd-max-wals",
+        Kind::Uint,
+        "10",
+        "No effect: the file has no raft log",
+    ),
+    Flag::new(
+        "etcd-backend-batch-limit",
+        Kind::Int,
+        "10000",
+        "No effect: writes are gathered as they come",
+    ),
+    Flag::new(
+        "etcd-backend-batch-interval",
+        Kind::Text,
+        "100ms",
+        "No effect: writes are gathered as they come",
+    ),
+    Flag::new(
+        "etcd-max-txn-ops",
+        Kind::Uint,
+        "10000",
+        "No effect: transactions on the port are not limited",
+    ),
     Flag::new(
         "etcd-experimental-bootstrap-defrag-threshold-megabytes",
         Kind::Uint,
         "100",
         "No effect: free space is given back while running",
     ),
-    Flag::new("etcd-initial-election-tick-advance", Kind::Bool, "false", "No effect: there is no election"),
-    Flag::new("etcd-metrics", Kind::Text, "basic", "No effect: there are no metrics of etcd"),
-    Flag::new("workers", Kind::Uint, "2048", "Triggers of a stream that may be unanswered, in quarters"),
+    Flag::new(
+        "etcd-initial-election-tick-advance",
+        Kind::Bool,
+        "false",
+        "No effect: there is no election",
+    ),
+    Flag::new(
+        "etcd-metrics",
+        Kind::Text,
+        "basic",
+        "No effect: there are no metrics of etcd",
+    ),
+    Flag::new(
+        "workers",
+        Kind::Uint,
+        "2048",
+        "Triggers of a stream that may be unanswered, in quarters",
+    ),
 ];
 
 /// What the process is.
-pub const SPEC: Spec = Spec::new("scheduler", FLAGS).dialect(Dialect::Strict).threads(Threads::Cores);
+pub const SPEC: Spec = Spec::new("scheduler", FLAGS)
+    .dialect(Dialect::Strict)
+    .threads(Threads::Cores);
 
 /// Where jobs are kept.
 #[derive(Debug, Clone)]
@@ -119,10 +231,16 @@ impl Config {
         let kubernetes = match values.text("mode") {
             "standalone" => false,
             "kubernetes" => true,
-            other => return Err(Failure::new(format!("--mode is {other:?}: give standalone or kubernetes"))),
+            other => {
+                return Err(Failure::new(format!(
+                    "--mode is {other:?}: give standalone or kubernetes"
+                )));
+            }
         };
         if !kubernetes && !values.text("kubeconfig").is_empty() {
-            return Err(Failure::new("--kubeconfig is only for --mode kubernetes: leave it out"));
+            return Err(Failure::new(
+                "--kubeconfig is only for --mode kubernetes: leave it out",
+            ));
         }
         let tls = kubernetes || values.bool("tls-enabled");
         if tls && values.text("trust-anchors-file").is_empty() {
@@ -132,10 +250,16 @@ impl Config {
         }
         let id = values.text("id").to_owned();
         if id.is_empty() || id.contains('/') {
-            return Err(Failure::new(format!("--id is {id:?}: give a name without a slash, different for each replica")));
+            return Err(Failure::new(format!(
+                "--id is {id:?}: give a name without a slash, different for each replica"
+            )));
         }
         let broadcast = values.text("override-broadcast-host-port");
-        if !broadcast.is_empty() && broadcast.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        if !broadcast.is_empty()
+            && broadcast
+                .rsplit_once(':')
+                .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
             return Err(Failure::new(format!(
                 "--override-broadcast-host-port is {broadcast:?}: give host:port"
             )));
@@ -157,7 +281,10 @@ impl Config {
 fn store(context: &Context, id: &str) -> Result<StoreConfig, Failure> {
     let values = &context.values;
     let endpoints = values.list("etcd-client-endpoints");
-    let (username, password) = (values.text("etcd-client-username"), values.text("etcd-client-password"));
+    let (username, password) = (
+        values.text("etcd-client-username"),
+        values.text("etcd-client-password"),
+    );
     if !values.bool("etcd-embed") {
         if endpoints.is_empty() {
             return Err(Failure::new(
@@ -192,15 +319,21 @@ fn store(context: &Context, id: &str) -> Result<StoreConfig, Failure> {
         )));
     }
     let port = values.text("etcd-client-port");
-    let port = port
-        .parse()
-        .map_err(|_| Failure::new(format!("--etcd-client-port is {port:?}: give a port of 0 to 65535")))?;
+    let port = port.parse().map_err(|_| {
+        Failure::new(format!(
+            "--etcd-client-port is {port:?}: give a port of 0 to 65535"
+        ))
+    })?;
     let quota = values.text("etcd-space-quota");
     let quota = Quantity::parse(quota)
         .ok()
         .and_then(|quantity| u64::try_from(quantity.ceil_i64()?).ok())
         .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| Failure::new(format!("--etcd-space-quota is {quota:?}: give a number of bytes such as 16Gi")))?;
+        .ok_or_else(|| {
+            Failure::new(format!(
+                "--etcd-space-quota is {quota:?}: give a number of bytes such as 16Gi"
+            ))
+        })?;
     let base = PathBuf::from(values.text("etcd-data-dir"));
     let is_kubernetes = values.text("mode") == "kubernetes";
     let directory = if is_kubernetes {

@@ -207,9 +207,13 @@ impl Driver {
     }
 
     fn deliver(&mut self, stream: StreamId, id: u64, name: &str, value: &bytes::Bytes) {
-        let Some(sender) = self.streams.get(&stream) else { return };
+        let Some(sender) = self.streams.get(&stream) else {
+            return;
+        };
         // The engine read it before; a value that changed since would be another revision.
-        let Ok(job) = stored::Job::decode(value.clone()) else { return };
+        let Ok(job) = stored::Job::decode(value.clone()) else {
+            return;
+        };
         let Some(spec) = job.job else { return };
         let metadata = names::unpack(spec.metadata.as_ref());
         let trigger = WatchJobsResponse {
@@ -229,7 +233,12 @@ impl Driver {
 }
 
 /// Brings a driver the store's content, again whenever that breaks off.
-pub async fn follow(store: Arc<dyn Store>, feed: mpsc::Sender<Feed>, pulse: Arc<Pulse>, stop: CancellationToken) {
+pub async fn follow(
+    store: Arc<dyn Store>,
+    feed: mpsc::Sender<Feed>,
+    pulse: Arc<Pulse>,
+    stop: CancellationToken,
+) {
     loop {
         let following = store.follow(&[names::JOBS, names::COUNTERS], feed.clone());
         let error = tokio::select! {

@@ -26,12 +26,12 @@ use outrigger_schedule::Timestamp;
 use crate::metrics::Metrics;
 use crate::names;
 use crate::store::{KeyValue, Txn};
+pub use dispatch::Interest;
 use entry::{Entries, Slot, State, Ticket};
 use gates::Gates;
 pub use gates::Limit;
-pub use dispatch::Interest;
-pub use routes::StreamId;
 use routes::Routes;
+pub use routes::StreamId;
 use rules::Interner;
 
 /// Nanoseconds since 1970. Times after the year 2262 are the largest number: nobody will wait for them.
@@ -39,7 +39,11 @@ pub type Nanos = i64;
 
 /// A time in nanoseconds.
 pub fn nanos(at: Timestamp) -> Nanos {
-    i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_nanosecond() < 0 { Nanos::MIN + 1 } else { Nanos::MAX })
+    i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_nanosecond() < 0 {
+        Nanos::MIN + 1
+    } else {
+        Nanos::MAX
+    })
 }
 
 /// The time that so many nanoseconds are.
@@ -194,7 +198,9 @@ impl Engine {
             }
             self.due.pop();
             let ticket = Ticket { slot, generation };
-            if self.entries.state(ticket) == Some(State::Asleep) && share.has(self.entries.get(slot).partition) {
+            if self.entries.state(ticket) == Some(State::Asleep)
+                && share.has(self.entries.get(slot).partition)
+            {
                 self.fire(slot);
             }
         }

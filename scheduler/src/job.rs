@@ -96,13 +96,16 @@ fn policy_at_rest(policy: Option<&JobFailurePolicy>) -> stored::FailurePolicy {
 
 /// A job as it was requested, from what is at rest.
 pub fn as_requested(spec: stored::JobSpec) -> Job {
-    let policy = spec.failure_policy.and_then(|policy| policy.policy).map(|policy| match policy {
-        Policy::Drop(_) => WirePolicy::Drop(JobFailurePolicyDrop {}),
-        Policy::Constant(constant) => WirePolicy::Constant(JobFailurePolicyConstant {
-            interval: constant.interval,
-            max_retries: constant.max_retries,
-        }),
-    });
+    let policy = spec
+        .failure_policy
+        .and_then(|policy| policy.policy)
+        .map(|policy| match policy {
+            Policy::Drop(_) => WirePolicy::Drop(JobFailurePolicyDrop {}),
+            Policy::Constant(constant) => WirePolicy::Constant(JobFailurePolicyConstant {
+                interval: constant.interval,
+                max_retries: constant.max_retries,
+            }),
+        });
     Job {
         schedule: spec.schedule,
         repeats: spec.repeats,

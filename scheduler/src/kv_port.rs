@@ -83,7 +83,14 @@ fn key_value(kv: KeyValue, keys_only: bool) -> mvccpb::KeyValue {
 fn bounds(key: &Bytes, range_end: &Bytes) -> (Bytes, Option<Bytes>) {
     match &range_end[..] {
         [] => (key.clone(), Some([&key[..], &[0]].concat().into())),
-        [0] => (if key == &[0][..] { Bytes::new() } else { key.clone() }, None),
+        [0] => (
+            if key == &[0][..] {
+                Bytes::new()
+            } else {
+                key.clone()
+            },
+            None,
+        ),
         _ => (key.clone(), Some(range_end.clone())),
     }
 }
@@ -116,7 +123,10 @@ impl KvPort {
         }
         Ok(pb::RangeResponse {
             header: self.header(),
-            kvs: found.into_iter().map(|kv| key_value(kv, request.keys_only)).collect(),
+            kvs: found
+                .into_iter()
+                .map(|kv| key_value(kv, request.keys_only))
+                .collect(),
             more,
             count,
         })
@@ -135,7 +145,11 @@ impl KvPort {
             }
             pb::request_op::Request::RequestDeleteRange(delete) => {
                 let (from, to) = bounds(&delete.key, &delete.range_end);
-                let found = self.0.range(from.clone(), to.clone(), usize::MAX).await.map_err(failed)?;
+                let found = self
+                    .0
+                    .range(from.clone(), to.clone(), usize::MAX)
+                    .await
+                    .map_err(failed)?;
                 // A prefix is removed whole, whatever was added meanwhile.
                 let write = if to.is_some() && prefix_end(&from) == to && !delete.range_end.is_empty() {
                     vec![Write::DeletePrefix(from)]
@@ -159,7 +173,9 @@ impl KvPort {
     async fn transact(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         let checks = request.compare.iter().map(check).collect::<Result<Vec<_>, _>>()?;
         if request.failure.iter().any(is_write) {
-            return Err(Status::unimplemented("writes in the failure branch of a transaction are not served here"));
+            return Err(Status::unimplemented(
+                "writes in the failure branch of a transaction are not served here",
+            ));
         }
         let mut writes = Vec::new();
         let mut removed = Vec::new();
@@ -169,7 +185,11 @@ impl KvPort {
             removed.push(gone);
         }
         let succeeded = self.apply(checks, writes).await?;
-        let branch = if succeeded { request.success } else { request.failure };
+        let branch = if succeeded {
+            request.success
+        } else {
+            request.failure
+        };
         let mut responses = Vec::new();
         for (at, op) in branch.into_iter().filter_map(|op| op.request).enumerate() {
             let gone = removed.get_mut(at).map(std::mem::take).unwrap_or_default();
@@ -184,15 +204,21 @@ impl KvPort {
         })
     }
 
-    async fn respond(&self, op: pb::request_op::Request, gone: Vec<KeyValue>) -> Result<pb::response_op::Response, Status> {
+    async fn respond(
+        &self,
+        op: pb::request_op::Request,
+        gone: Vec<KeyValue>,
+    ) -> Result<pb::response_op::Response, Status> {
         Ok(match op {
             pb::request_op::Request::RequestRange(range) => {
                 pb::response_op::Response::ResponseRange(self.read(range).await?)
             }
-            pb::request_op::Request::RequestPut(_) => pb::response_op::Response::ResponsePut(pb::PutResponse {
-                header: self.header(),
-                prev_kv: None,
-            }),
+            pb::request_op::Request::RequestPut(_) => {
+                pb::response_op::Response::ResponsePut(pb::PutResponse {
+                    header: self.header(),
+                    prev_kv: None,
+                })
+            }
             pb::request_op::Request::RequestDeleteRange(delete) => {
                 pb::response_op::Response::ResponseDeleteRange(self.deleted(gone, delete.prev_kv))
             }
@@ -221,7 +247,11 @@ fn is_write(op: &pb::RequestOp) -> bool {
 
 /// Only equality of revisions, and of versions and creation with zero, which says "absent".
 fn check(compare: &pb::Compare) -> Result<Check, Status> {
-    let unserved = || Status::unimplemented("only comparisons of mod_revision, or of version or create_revision with 0, are served here");
+    let unserved = || {
+        Status::unimplemented(
+            "only comparisons of mod_revision, or of version or create_revision with 0, are served here",
+        )
+    };
     if compare.result() != pb::compare::CompareResult::Equal || !compare.range_end.is_empty() {
         return Err(unserved());
     }
@@ -279,7 +309,9 @@ impl Kv for KvPort {
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         let delete = request.into_inner();
         let prev_kv = delete.prev_kv;
-        let (writes, gone) = self.writes(&pb::request_op::Request::RequestDeleteRange(delete)).await?;
+        let (writes, gone) = self
+            .writes(&pb::request_op::Request::RequestDeleteRange(delete))
+            .await?;
         self.apply(Vec::new(), writes).await?;
         Ok(Response::new(self.deleted(gone, prev_kv)))
     }
@@ -288,15 +320,23 @@ impl Kv for KvPort {
         self.transact(request.into_inner()).await.map(Response::new)
     }
 
-    async fn compact(&self, _request: Request<pb::CompactionRequest>) -> Result<Response<pb::CompactionResponse>, Status> {
+    async fn compact(
+        &self,
+        _request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
         // Only the present revision is kept, so there is nothing to drop.
-        Ok(Response::new(pb::CompactionResponse { header: self.header() }))
+        Ok(Response::new(pb::CompactionResponse {
+            header: self.header(),
+        }))
     }
 }
 
 #[tonic::async_trait]
 impl Maintenance for KvPort {
-    async fn status(&self, _request: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
         Ok(Response::new(pb::StatusResponse {
             header: self.header(),
             version: "3.5.0".to_owned(),

@@ -118,7 +118,9 @@ impl Member {
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut settle: Option<Instant> = None;
-        let mut renewal: Option<std::pin::Pin<Box<dyn Future<Output = (Instant, Result<bool, StoreError>)> + Send>>> = None;
+        let mut renewal: Option<
+            std::pin::Pin<Box<dyn Future<Output = (Instant, Result<bool, StoreError>)> + Send>>,
+        > = None;
         loop {
             let fence = self.alive + LEASE;
             tokio::select! {

@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    outrigger_service::run(&outrigger_scheduler::config::SPEC, outrigger_scheduler::run::start)
+    outrigger_service::run(
+        &outrigger_scheduler::config::SPEC,
+        outrigger_scheduler::run::start,
+    )
 }

@@ -80,11 +80,17 @@ impl Metrics {
             family
         };
         // Without labels, and still not shown before its first value, as upstream.
-        let connected = IntGaugeVec::new(opts("sidecars_connected", "The number of sidecars connected."), &[])
-            .expect("a constant name");
+        let connected = IntGaugeVec::new(
+            opts("sidecars_connected", "The number of sidecars connected."),
+            &[],
+        )
+        .expect("a constant name");
         register(registry, &connected);
-        let bulk_deleted = IntCounterVec::new(opts("jobs_bulk_deleted_total", "The number of bulk deletions."), &[])
-            .expect("a constant name");
+        let bulk_deleted = IntCounterVec::new(
+            opts("jobs_bulk_deleted_total", "The number of bulk deletions."),
+            &[],
+        )
+        .expect("a constant name");
         register(registry, &bulk_deleted);
         let latency = HistogramVec::new(
             HistogramOpts::new(
@@ -97,13 +103,19 @@ impl Metrics {
         .expect("a constant name");
         register(registry, &latency);
         let throttled = IntCounterVec::new(
-            opts("concurrency_throttled_total", "The number of triggers that waited for a limit."),
+            opts(
+                "concurrency_throttled_total",
+                "The number of triggers that waited for a limit.",
+            ),
             &["concurrency_key"],
         )
         .expect("a constant name");
         register(registry, &throttled);
         let sidecar_errors = IntCounterVec::new(
-            opts("sidecar_errors_total", "The number of failures of connections to sidecars."),
+            opts(
+                "sidecar_errors_total",
+                "The number of failures of connections to sidecars.",
+            ),
             &["reason"],
         )
         .expect("a constant name");
@@ -113,8 +125,14 @@ impl Metrics {
             created: counter("jobs_created_total", "The number of jobs scheduled."),
             created_failed: counter("jobs_created_failed_total", "The number of jobs refused."),
             triggered: counter("jobs_triggered_total", "The number of jobs triggered."),
-            failed: counter("jobs_failed_total", "The number of triggers answered with a failure."),
-            undelivered: counter("jobs_undelivered_total", "The number of triggers nobody was there for."),
+            failed: counter(
+                "jobs_failed_total",
+                "The number of triggers answered with a failure.",
+            ),
+            undelivered: counter(
+                "jobs_undelivered_total",
+                "The number of triggers nobody was there for.",
+            ),
             deleted: counter("jobs_deleted_total", "The number of jobs deleted."),
             bulk_deleted,
             latency,
@@ -137,7 +155,12 @@ impl Metrics {
 
     /// A job was scheduled, or refused.
     pub fn created(&self, kind: Option<Kind>, accepted: bool) {
-        if accepted { &self.created } else { &self.created_failed }.add(kind);
+        if accepted {
+            &self.created
+        } else {
+            &self.created_failed
+        }
+        .add(kind);
     }
 
     /// A job was deleted.

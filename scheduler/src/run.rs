@@ -71,7 +71,9 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
         .tasks
         .spawn("job triggers", End::Fatal, running(driver.run(stop.clone())));
     let following = driver::follow(store.clone(), feed_sender, pulse.clone(), stop.clone());
-    context.tasks.spawn("job store's content", End::Fatal, running(following));
+    context
+        .tasks
+        .spawn("job store's content", End::Fatal, running(following));
     let (pulse_stop, hosts) = (stop.clone(), told.hosts.subscribe());
     context.tasks.spawn("health of triggers", End::Fatal, async move {
         loop {
@@ -103,7 +105,11 @@ async fn running(task: impl Future<Output = ()>) -> Result<(), String> {
 }
 
 fn set(target: &outrigger_process::readiness::Target, is_ready: bool) {
-    if is_ready { target.ready() } else { target.not_ready() }
+    if is_ready {
+        target.ready()
+    } else {
+        target.not_ready()
+    }
 }
 
 fn serve_jobs(
@@ -150,7 +156,10 @@ async fn store(
             told.alone(address);
             Ok(store)
         }
-        StoreConfig::Etcd { endpoints, credentials } => {
+        StoreConfig::Etcd {
+            endpoints,
+            credentials,
+        } => {
             let etcd = Arc::new(Etcd::new(endpoints, credentials.clone())?);
             let member = Member::new(etcd.clone(), config.id.clone(), address.to_owned(), told.clone());
             let stop = context.stopping.clone();
@@ -163,7 +172,11 @@ async fn store(
 }
 
 /// The embedded store's port for the stock command line. Without TLS, like the reference's.
-async fn serve_keys(context: &mut Context, store: Arc<Embedded>, client: &(String, u16)) -> Result<(), Failure> {
+async fn serve_keys(
+    context: &mut Context,
+    store: Arc<Embedded>,
+    client: &(String, u16),
+) -> Result<(), Failure> {
     let (address, port) = client;
     let listener = outrigger_service::listen("etcd client port", address, *port).await?;
     let plain = Security::disabled(ControlPlane::new("localhost", context.namespace())?);
@@ -182,7 +195,10 @@ fn broadcast(config: &Config, host_ip: Option<&str>, port: u16) -> String {
     if let Some(address) = &config.broadcast {
         return address.clone();
     }
-    let is_local = matches!(config.listen_address.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]");
+    let is_local = matches!(
+        config.listen_address.as_str(),
+        "localhost" | "127.0.0.1" | "::1" | "[::1]"
+    );
     let host = if is_local {
         config.listen_address.clone()
     } else {

@@ -13,8 +13,8 @@ use outrigger_proto::scheduler::v1::scheduler_server::Scheduler;
 use outrigger_proto::scheduler::v1::{
     DeleteByMetadataRequest, DeleteByMetadataResponse, DeleteByNamePrefixRequest, DeleteByNamePrefixResponse,
     DeleteJobRequest, DeleteJobResponse, GetJobRequest, GetJobResponse, Host, JobMetadata, ListJobsRequest,
-    ListJobsResponse, NamedJob, ScheduleJobRequest, ScheduleJobResponse, WatchHostsRequest, WatchHostsResponse,
-    WatchJobsRequest, WatchJobsResponse,
+    ListJobsResponse, NamedJob, ScheduleJobRequest, ScheduleJobResponse, WatchHostsRequest,
+    WatchHostsResponse, WatchJobsRequest, WatchJobsResponse,
 };
 use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
@@ -112,7 +112,9 @@ fn unknown(error: impl ToString) -> Status {
 fn store_failed(error: &StoreError) -> Status {
     match error {
         StoreError::Full(text) => Status::resource_exhausted(text),
-        StoreError::Unavailable(text) => Status::unavailable(format!("the job store is not available: {text}")),
+        StoreError::Unavailable(text) => {
+            Status::unavailable(format!("the job store is not available: {text}"))
+        }
         StoreError::Other(text) => Status::internal(text),
     }
 }
@@ -161,7 +163,10 @@ impl Inner {
             let code = format!("{:?}", status.code());
             Status::new(
                 status.code(),
-                format!("failed to parse metadata: rpc error: code = {code} desc = {}", status.message()),
+                format!(
+                    "failed to parse metadata: rpc error: code = {code} desc = {}",
+                    status.message()
+                ),
             )
         })?;
         names::target(metadata).map_err(|error| unknown(format!("failed to parse metadata: {error}")))?;
@@ -183,7 +188,11 @@ impl Inner {
     }
 
     async fn get(&self, key: Bytes) -> Result<Option<crate::store::KeyValue>, Status> {
-        let found = self.store.get(vec![key]).await.map_err(|error| store_failed(&error))?;
+        let found = self
+            .store
+            .get(vec![key])
+            .await
+            .map_err(|error| store_failed(&error))?;
         Ok(found.into_iter().next().flatten())
     }
 
@@ -202,7 +211,8 @@ impl Inner {
             .as_ref()
             .ok_or_else(|| Status::invalid_argument(JobError::Missing.to_string()))?;
         let now = crate::engine::timestamp(crate::driver::now());
-        let (stored, ticks) = job::store(job, metadata, misfire.as_deref(), now, rand::random()).map_err(unknown)?;
+        let (stored, ticks) =
+            job::store(job, metadata, misfire.as_deref(), now, rand::random()).map_err(unknown)?;
         let value: Bytes = stored.encode_to_vec().into();
         if value.len() > LARGEST_JOB {
             return Err(Status::resource_exhausted(format!(
@@ -293,7 +303,10 @@ fn kind(metadata: Option<&JobMetadata>) -> Option<Kind> {
 
 #[tonic::async_trait]
 impl Scheduler for SchedulerService {
-    async fn schedule_job(&self, request: Request<ScheduleJobRequest>) -> Result<Response<ScheduleJobResponse>, Status> {
+    async fn schedule_job(
+        &self,
+        request: Request<ScheduleJobRequest>,
+    ) -> Result<Response<ScheduleJobResponse>, Status> {
         let kind = kind(request.get_ref().metadata.as_ref());
         let result = self.0.schedule(request).await;
         self.0.metrics.created(kind, result.is_ok());
@@ -316,7 +329,10 @@ impl Scheduler for SchedulerService {
         }))
     }
 
-    async fn delete_job(&self, request: Request<DeleteJobRequest>) -> Result<Response<DeleteJobResponse>, Status> {
+    async fn delete_job(
+        &self,
+        request: Request<DeleteJobRequest>,
+    ) -> Result<Response<DeleteJobResponse>, Status> {
         let metadata = self
             .0
             .authorize_metadata(request.extensions(), request.get_ref().metadata.as_ref())?;
@@ -333,7 +349,10 @@ impl Scheduler for SchedulerService {
         Ok(Response::new(DeleteJobResponse {}))
     }
 
-    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
+    async fn list_jobs(
+        &self,
+        request: Request<ListJobsRequest>,
+    ) -> Result<Response<ListJobsResponse>, Status> {
         let metadata = self
             .0
             .authorize_metadata(request.extensions(), request.get_ref().metadata.as_ref())?;
@@ -346,7 +365,9 @@ impl Scheduler for SchedulerService {
         request: Request<DeleteByMetadataRequest>,
     ) -> Result<Response<DeleteByMetadataResponse>, Status> {
         let message = request.get_ref();
-        let metadata = self.0.authorize_bulk(request.extensions(), message.metadata.as_ref())?;
+        let metadata = self
+            .0
+            .authorize_bulk(request.extensions(), message.metadata.as_ref())?;
         let mut prefix = names::list_prefix(metadata).map_err(unknown)?;
         if message.id_prefix_match() {
             prefix.truncate(prefix.len() - "||".len());
@@ -360,7 +381,9 @@ impl Scheduler for SchedulerService {
         request: Request<DeleteByNamePrefixRequest>,
     ) -> Result<Response<DeleteByNamePrefixResponse>, Status> {
         let message = request.get_ref();
-        let metadata = self.0.authorize_bulk(request.extensions(), message.metadata.as_ref())?;
+        let metadata = self
+            .0
+            .authorize_bulk(request.extensions(), message.metadata.as_ref())?;
         let prefix = names::list_prefix(metadata).map_err(unknown)? + &message.name_prefix;
         self.0.delete_prefix(&prefix).await?;
         Ok(Response::new(DeleteByNamePrefixResponse {}))

@@ -61,10 +61,20 @@ async fn every_recorded_call_and_stream_of_the_scheduler_is_answered_alike() {
     let mut failures = Vec::new();
     for case in running {
         if let Err(panic) = case.await {
-            failures.push(panic.into_panic().downcast::<String>().map_or_else(|_| "?".to_owned(), |text| *text));
+            failures.push(
+                panic
+                    .into_panic()
+                    .downcast::<String>()
+                    .map_or_else(|_| "?".to_owned(), |text| *text),
+            );
         }
     }
-    assert!(failures.is_empty(), "{} cases differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} cases differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 async fn replay(client: SchedulerClient<Channel>, pool: DescriptorPool, port: u16, case: Value) {
@@ -105,7 +115,11 @@ impl Replay {
             let received = self.receive(&got["message"], within).await;
             assert_eq!(received, got["message"], "{}", self.id);
             let took = started.elapsed().as_secs();
-            assert!(took <= within + 4, "{}: took {took} s instead of {within} s", self.id);
+            assert!(
+                took <= within + 4,
+                "{}: took {took} s instead of {within} s",
+                self.id
+            );
         }
     }
 
@@ -214,10 +228,18 @@ fn every_recorded_value_at_rest_is_read_and_written_back_whole() {
             let again = job.encode_to_vec();
             assert_eq!(again.len(), bytes.len(), "{}", case["id"]);
             assert_eq!(stored::Job::decode(&again[..]).unwrap(), job);
-            let metadata = outrigger_scheduler::names::unpack(job.job.as_ref().unwrap().metadata.as_ref()).unwrap();
-            let name = sample["key"].as_str().unwrap().strip_prefix("dapr/jobs/").unwrap();
+            let metadata =
+                outrigger_scheduler::names::unpack(job.job.as_ref().unwrap().metadata.as_ref()).unwrap();
+            let name = sample["key"]
+                .as_str()
+                .unwrap()
+                .strip_prefix("dapr/jobs/")
+                .unwrap();
             let short = outrigger_scheduler::names::short_name(name, &metadata);
-            assert_eq!(outrigger_scheduler::names::full_name(short, &metadata).unwrap(), name);
+            assert_eq!(
+                outrigger_scheduler::names::full_name(short, &metadata).unwrap(),
+                name
+            );
             assert_eq!(expected["key"], sample["key"]);
             same_as_ours(&job, &metadata, expected);
         }
@@ -229,11 +251,15 @@ fn same_as_ours(job: &stored::Job, metadata: &JobMetadata, expected: &Value) {
     let spec = job.job.clone().unwrap();
     let request = outrigger_scheduler::job::as_requested(spec);
     let now = outrigger_schedule::Timestamp::from_second(1_800_000_000).unwrap();
-    let (ours, ticks) = outrigger_scheduler::job::store(&request, metadata, None, now, job.partition_id).unwrap();
+    let (ours, ticks) =
+        outrigger_scheduler::job::store(&request, metadata, None, now, job.partition_id).unwrap();
     assert!(ticks);
     assert_eq!(ours.job, job.job);
     assert_eq!(ours.expiration.is_some(), job.expiration.is_some());
-    assert_eq!(ours.expiration.is_some(), !expected["value"]["expiration"].is_null());
+    assert_eq!(
+        ours.expiration.is_some(),
+        !expected["value"]["expiration"].is_null()
+    );
     let is_due = matches!(ours.begin, Some(stored::job::Begin::DueTime(_)));
     assert_eq!(is_due, !expected["value"]["due_time"].is_null());
 }

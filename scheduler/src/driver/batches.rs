@@ -30,7 +30,10 @@ pub(super) enum Done {
 
 enum Finished {
     Saved(Vec<(SaveTicket, Txn)>, Result<Vec<Applied>, StoreError>),
-    Fetched(Vec<(StreamId, u64, Bytes)>, Result<Vec<Option<KeyValue>>, StoreError>),
+    Fetched(
+        Vec<(StreamId, u64, Bytes)>,
+        Result<Vec<Option<KeyValue>>, StoreError>,
+    ),
     Refreshed(SaveTicket, [Bytes; 2], Result<Vec<Option<KeyValue>>, StoreError>),
 }
 
@@ -103,7 +106,9 @@ impl Batches {
             self.fetching += 1;
             let store = self.store.clone();
             self.work.push(Box::pin(async move {
-                let result = store.get(batch.iter().map(|(_, _, key)| key.clone()).collect()).await;
+                let result = store
+                    .get(batch.iter().map(|(_, _, key)| key.clone()).collect())
+                    .await;
                 Finished::Fetched(batch, result)
             }));
         }
@@ -152,7 +157,10 @@ impl Batches {
                         batch.into_iter().map(|(ticket, _)| ticket).zip(applied).collect(),
                     )),
                     Err(error) => {
-                        tracing::warn!("outcomes of {} triggers are not written yet: {error}", batch.len());
+                        tracing::warn!(
+                            "outcomes of {} triggers are not written yet: {error}",
+                            batch.len()
+                        );
                         self.saves.extend(batch);
                         Some(Done::Again)
                     }

@@ -63,11 +63,18 @@ impl Engine {
     /// Hands a job to a stream, or lets it wait for one.
     pub(super) fn dispatch(&mut self, slot: Slot) {
         let entry = self.entries.get_mut(slot);
-        let (route, ticket) = (entry.route, Ticket { slot, generation: entry.generation });
+        let (route, ticket) = (
+            entry.route,
+            Ticket {
+                slot,
+                generation: entry.generation,
+            },
+        );
         let share = self.share.unwrap_or(super::Share::ALL);
-        let gates = self
-            .gates
-            .of(&self.routes.get(route).name, entry.rules.concurrency_key.as_deref());
+        let gates = self.gates.of(
+            &self.routes.get(route).name,
+            entry.rules.concurrency_key.as_deref(),
+        );
         if let Some(full) = self.gates.full(gates, share) {
             self.metrics.throttled(self.gates.key(full));
             entry.state = State::Gated;
@@ -93,7 +100,9 @@ impl Engine {
             self.gates.get_mut(gate).under_way += 1;
             self.metrics.under_way(self.gates.key(gate), 1);
         }
-        let Some(to) = self.routes.streams.get_mut(&stream) else { return };
+        let Some(to) = self.routes.streams.get_mut(&stream) else {
+            return;
+        };
         to.last_id += 1;
         let id = to.last_id;
         to.pending.insert(
@@ -130,7 +139,12 @@ impl Engine {
 
     /// What [`Effect::Fetch`] found; an error is temporary.
     pub fn fetched(&mut self, stream: StreamId, id: u64, found: Result<Option<KeyValue>, ()>) {
-        let Some(pending) = self.routes.streams.get(&stream).and_then(|stream| stream.pending.get(&id)) else {
+        let Some(pending) = self
+            .routes
+            .streams
+            .get(&stream)
+            .and_then(|stream| stream.pending.get(&id))
+        else {
             return;
         };
         let ticket = pending.ticket;
@@ -161,7 +175,8 @@ impl Engine {
         };
         if self.entries.state(pending.ticket) == Some(State::InFlight) {
             let kind = self.routes.get(self.entries.get(pending.ticket.slot).route).kind;
-            self.metrics.answered(kind, answer, self.now.saturating_sub(pending.since));
+            self.metrics
+                .answered(kind, answer, self.now.saturating_sub(pending.since));
             self.outcome(pending.ticket.slot, answer);
         }
     }
@@ -192,7 +207,12 @@ impl Engine {
 
     /// Gives a stream with room what waits for it, at most so many.
     fn fill(&mut self, stream: StreamId, count: usize) {
-        let Some(routes) = self.routes.streams.get(&stream).map(|stream| stream.routes.clone()) else {
+        let Some(routes) = self
+            .routes
+            .streams
+            .get(&stream)
+            .map(|stream| stream.routes.clone())
+        else {
             return;
         };
         let mut left = count;
@@ -206,7 +226,9 @@ impl Engine {
                 if !has_room {
                     return;
                 }
-                let Some(next) = self.routes.get_mut(route).waiting.pop_front() else { break };
+                let Some(next) = self.routes.get_mut(route).waiting.pop_front() else {
+                    break;
+                };
                 if self.entries.state(next) == Some(State::Waiting) {
                     left -= 1;
                     // Much time may have passed.
@@ -224,7 +246,11 @@ impl Engine {
             .iter()
             .map(|(kind, name)| self.routes.find_or_add(*kind, name))
             .collect();
-        let gates = interest.limits.into_iter().map(|limit| self.gates.state(limit)).collect();
+        let gates = interest
+            .limits
+            .into_iter()
+            .map(|limit| self.gates.state(limit))
+            .collect();
         let stream = Stream {
             routes,
             gates,
@@ -278,7 +304,9 @@ impl Engine {
         let entries = &self.entries;
         let route = self.routes.get_mut(route);
         if route.waiting.len() > 2 * route.jobs + 64 {
-            route.waiting.retain(|ticket| entries.state(*ticket) == Some(State::Waiting));
+            route
+                .waiting
+                .retain(|ticket| entries.state(*ticket) == Some(State::Waiting));
         }
     }
 

@@ -124,7 +124,12 @@ impl Entries {
                 Slot::try_from(self.list.len() - 1).unwrap_or(Slot::MAX)
             }
         };
-        let Self { list, hasher, by_name, .. } = self;
+        let Self {
+            list,
+            hasher,
+            by_name,
+            ..
+        } = self;
         by_name.insert_unique(hash, slot, |slot| hasher.hash_one(&*list[*slot as usize].name));
         slot
     }

@@ -94,7 +94,8 @@ impl Gates {
             return [None, None];
         }
         let mut parts = route.splitn(3, "||");
-        let (Some("actorreminder"), Some(namespace), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some("actorreminder"), Some(namespace), Some(rest)) = (parts.next(), parts.next(), parts.next())
+        else {
             return [None, None];
         };
         let actor_type = rest.strip_suffix("||").unwrap_or(rest);

@@ -130,7 +130,10 @@ impl Engine {
             span: Span {
                 begin,
                 begin_ticks,
-                expiration: job.expiration.as_ref().map_or(Nanos::MAX, |at| nanos(job::time(at))),
+                expiration: job
+                    .expiration
+                    .as_ref()
+                    .map_or(Nanos::MAX, |at| nanos(job::time(at))),
             },
             last: Nanos::MIN,
             fire_at: Nanos::MAX,
@@ -147,11 +150,15 @@ impl Engine {
     }
 
     pub(super) fn put_counter(&mut self, key: &KeyValue) {
-        let Some(slot) = names::name_of(&key.key, names::COUNTERS).and_then(|name| self.entries.find(name)) else {
+        let Some(slot) = names::name_of(&key.key, names::COUNTERS).and_then(|name| self.entries.find(name))
+        else {
             return;
         };
         let Ok(counter) = stored::Counter::decode(&key.value[..]) else {
-            tracing::error!("the counter of job {:?} cannot be read", self.entries.get(slot).name);
+            tracing::error!(
+                "the counter of job {:?} cannot be read",
+                self.entries.get(slot).name
+            );
             return;
         };
         let entry = self.entries.get_mut(slot);
@@ -162,12 +169,16 @@ impl Engine {
         if counter.job_partition_id != entry.partition {
             return; // it belongs to a former version of the job
         }
-        if entry.state == State::Saving && (entry.count, entry.attempts) == (counter.count, counter.attempts) {
+        if entry.state == State::Saving && (entry.count, entry.attempts) == (counter.count, counter.attempts)
+        {
             return; // our own write, before its answer
         }
         entry.count = counter.count;
         entry.attempts = counter.attempts;
-        entry.last = counter.last_trigger.as_ref().map_or(Nanos::MIN, |at| nanos(job::time(at)));
+        entry.last = counter
+            .last_trigger
+            .as_ref()
+            .map_or(Nanos::MIN, |at| nanos(job::time(at)));
         self.schedule(slot);
     }
 
@@ -176,7 +187,9 @@ impl Engine {
             if self.entries.get(slot).job_revision < revision {
                 self.remove(slot);
             }
-        } else if let Some(slot) = names::name_of(key, names::COUNTERS).and_then(|name| self.entries.find(name)) {
+        } else if let Some(slot) =
+            names::name_of(key, names::COUNTERS).and_then(|name| self.entries.find(name))
+        {
             let entry = self.entries.get_mut(slot);
             if entry.counter_revision < revision {
                 entry.counter_revision = 0;

@@ -22,7 +22,11 @@ impl Engine {
             {
                 // Counted from the try before; after a long absence from now.
                 let again = entry.fire_at.saturating_add(interval);
-                entry.fire_at = if again < now.saturating_sub(interval) { now } else { again };
+                entry.fire_at = if again < now.saturating_sub(interval) {
+                    now
+                } else {
+                    again
+                };
                 self.save(slot);
                 return;
             }

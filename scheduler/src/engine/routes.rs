@@ -86,7 +86,9 @@ impl Routes {
 
     /// Drops a route that neither jobs nor streams use.
     pub(crate) fn release(&mut self, route: u32) {
-        let Self { list, by_name, free, .. } = self;
+        let Self {
+            list, by_name, free, ..
+        } = self;
         let unused = &mut list[route as usize];
         if unused.jobs == 0 && unused.streams.is_empty() && by_name.remove(&unused.name).is_some() {
             unused.waiting = VecDeque::new();
@@ -101,7 +103,10 @@ impl Routes {
         for _ in 0..route.streams.len() {
             route.next = (route.next + 1) % route.streams.len();
             let id = route.streams[route.next];
-            if streams.get(&id).is_some_and(|stream| stream.pending.len() < stream.capacity) {
+            if streams
+                .get(&id)
+                .is_some_and(|stream| stream.pending.len() < stream.capacity)
+            {
                 return Some(id);
             }
         }

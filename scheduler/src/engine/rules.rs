@@ -97,7 +97,9 @@ impl Rules {
         match self.schedule.as_ref()? {
             Schedule::Cron(_) => Some(now),
             Schedule::Every(period) if *period <= 0 => Some(now),
-            Schedule::Every(period) => Some(tick.saturating_add((now.saturating_sub(tick) / period) * period)),
+            Schedule::Every(period) => {
+                Some(tick.saturating_add((now.saturating_sub(tick) / period) * period))
+            }
         }
     }
 }
@@ -118,7 +120,11 @@ pub(crate) struct Interner(HashMap<Vec<u8>, Arc<Rules>>);
 
 impl Interner {
     /// The rules of a job.
-    pub(crate) fn get(&mut self, job: &stored::Job, concurrency_key: Option<&str>) -> Result<Arc<Rules>, CronError> {
+    pub(crate) fn get(
+        &mut self,
+        job: &stored::Job,
+        concurrency_key: Option<&str>,
+    ) -> Result<Arc<Rules>, CronError> {
         let key = key(job, concurrency_key);
         if let Some(rules) = self.0.get(&key) {
             return Ok(rules.clone());

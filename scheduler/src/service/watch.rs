@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use outrigger_proto::scheduler::v1::concurrency_limit::Target;
 use outrigger_proto::scheduler::v1::watch_jobs_request::WatchJobRequestType as Said;
 use outrigger_proto::scheduler::v1::{
-    JobTargetType, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult, WatchJobsRequestResultStatus,
-    WatchJobsResponse,
+    JobTargetType, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+    WatchJobsRequestResultStatus, WatchJobsResponse,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,9 +26,14 @@ pub(super) async fn open(
     request: Request<Streaming<WatchJobsRequest>>,
 ) -> Result<Parts<WatchJobsResponse>, Status> {
     let (_, extensions, mut said) = request.into_parts();
-    let first = said.message().await?.and_then(|first| first.watch_job_request_type);
+    let first = said
+        .message()
+        .await?
+        .and_then(|first| first.watch_job_request_type);
     let Some(Said::Initial(initial)) = first else {
-        return Err(Status::unknown("initial request is required on stream connection"));
+        return Err(Status::unknown(
+            "initial request is required on stream connection",
+        ));
     };
     inner.authorize(&extensions, &initial.namespace, &initial.app_id)?;
     let interest = interest(&initial, inner.capacity)?;
@@ -37,7 +42,12 @@ pub(super) async fn open(
     let (sender, triggers) = mpsc::channel(inner.capacity + 1);
     let connect = Command::Connect { id, interest, sender };
     let stopping = || Status::unavailable("the scheduler is stopping");
-    inner.driver.commands.send(connect).await.map_err(|_| stopping())?;
+    inner
+        .driver
+        .commands
+        .send(connect)
+        .await
+        .map_err(|_| stopping())?;
     tracing::info!(
         "sidecar of app {:?} in namespace {:?} watches jobs (stream {id})",
         initial.app_id,

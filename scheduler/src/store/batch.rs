@@ -31,7 +31,9 @@ impl Batcher {
             let slots = Arc::new(tokio::sync::Semaphore::new(IN_FLIGHT));
             let mut held_over: Option<Waiting> = None;
             loop {
-                let Ok(slot) = slots.clone().acquire_owned().await else { return };
+                let Ok(slot) = slots.clone().acquire_owned().await else {
+                    return;
+                };
                 let first = match held_over.take() {
                     Some(first) => first,
                     None => match waiting.recv().await {

@@ -47,7 +47,9 @@ impl Embedded {
     /// Names the file and why.
     pub async fn open(directory: &Path, quota: u64) -> Result<Self, StoreError> {
         let path = directory.join("scheduler.db");
-        let fail = |error: String| StoreError::Other(format!("cannot open the job store {}: {error}", path.display()));
+        let fail = |error: String| {
+            StoreError::Other(format!("cannot open the job store {}: {error}", path.display()))
+        };
         std::fs::create_dir_all(directory).map_err(|error| fail(error.to_string()))?;
         let gauges = Arc::new(Gauges::default());
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -84,7 +86,12 @@ impl Embedded {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub async fn range(&self, from: Bytes, to: Option<Bytes>, limit: usize) -> Result<Vec<KeyValue>, StoreError> {
+    pub async fn range(
+        &self,
+        from: Bytes,
+        to: Option<Bytes>,
+        limit: usize,
+    ) -> Result<Vec<KeyValue>, StoreError> {
         self.readers
             .run(move |connection| rows::range(connection, &from, to.as_deref(), limit))
             .await
@@ -99,7 +106,9 @@ impl Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<KeyValue>>, StoreError> {
-        self.readers.run(move |connection| rows::get(connection, &keys)).await
+        self.readers
+            .run(move |connection| rows::get(connection, &keys))
+            .await
     }
 
     async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError> {

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use super::{Applied, Feed, KeyValue, Store, StoreError, Txn, Write, prefix_end};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::mvccpb;
-pub use client::Credentials;
 use client::Client;
+pub use client::Credentials;
 
 /// Transactions in one request. An etcd of default settings takes 128 operations, nested ones on top of each level.
 const BATCH: usize = 100;
@@ -109,7 +109,9 @@ impl Etcd {
     async fn txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, StoreError> {
         // Not tried again here: it is not known whether it happened.
         self.client
-            .call_once(TIMEOUT, |member| async move { member.kv().txn(member.request(request)).await })
+            .call_once(TIMEOUT, |member| async move {
+                member.kv().txn(member.request(request)).await
+            })
             .await
     }
 }
@@ -140,10 +142,17 @@ impl Store for Etcd {
                     async move { member.kv().txn(member.request(request)).await }
                 })
                 .await?;
-            found.extend(answer.responses.into_iter().map(|response| match response.response {
-                Some(pb::response_op::Response::ResponseRange(range)) => range.kvs.into_iter().next().map(key_value),
-                _ => None,
-            }));
+            found.extend(
+                answer
+                    .responses
+                    .into_iter()
+                    .map(|response| match response.response {
+                        Some(pb::response_op::Response::ResponseRange(range)) => {
+                            range.kvs.into_iter().next().map(key_value)
+                        }
+                        _ => None,
+                    }),
+            );
         }
         Ok(found)
     }
@@ -190,7 +199,9 @@ impl Store for Etcd {
         if applied.len() == count {
             Ok(applied)
         } else {
-            Err(StoreError::Other("etcd answered fewer transactions than it was asked".to_owned()))
+            Err(StoreError::Other(
+                "etcd answered fewer transactions than it was asked".to_owned(),
+            ))
         }
     }
 
@@ -211,7 +222,9 @@ impl Store for Etcd {
 }
 
 fn op(request: pb::request_op::Request) -> pb::RequestOp {
-    pb::RequestOp { request: Some(request) }
+    pb::RequestOp {
+        request: Some(request),
+    }
 }
 
 fn request(txn: Txn) -> pb::TxnRequest {
@@ -241,11 +254,13 @@ fn request(txn: Txn) -> pb::TxnRequest {
                     key,
                     ..pb::DeleteRangeRequest::default()
                 }),
-                Write::DeletePrefix(prefix) => pb::request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest {
-                    range_end: end_of(&prefix),
-                    key: prefix,
-                    prev_kv: false,
-                }),
+                Write::DeletePrefix(prefix) => {
+                    pb::request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest {
+                        range_end: end_of(&prefix),
+                        key: prefix,
+                        prev_kv: false,
+                    })
+                }
             })
         })
         .collect();
@@ -265,7 +280,9 @@ fn deleted(txn: &pb::TxnResponse) -> u64 {
     txn.responses
         .iter()
         .map(|response| match &response.response {
-            Some(pb::response_op::Response::ResponseDeleteRange(range)) => u64::try_from(range.deleted).unwrap_or(0),
+            Some(pb::response_op::Response::ResponseDeleteRange(range)) => {
+                u64::try_from(range.deleted).unwrap_or(0)
+            }
             _ => 0,
         })
         .sum()

@@ -16,7 +16,11 @@ use tonic::transport::Channel;
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A process that ends with its owner.
@@ -105,7 +109,13 @@ impl Scheduler {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.process.0.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Waits until it is ready.
@@ -136,7 +146,11 @@ impl Scheduler {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         let status = text.split(' ').nth(1)?.parse().ok()?;
@@ -151,7 +165,11 @@ impl Scheduler {
 }
 
 fn start(args: &[String], log: &PathBuf) -> Process {
-    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_scheduler"))
         .args(args)
         .env_remove("NAMESPACE")
@@ -182,7 +200,8 @@ pub(crate) fn pool() -> DescriptorPool {
 /// A message from JSON with protobuf's names.
 pub(crate) fn message<M: Message + Default>(pool: &DescriptorPool, name: &str, json: &Value) -> M {
     let descriptor = pool.get_message_by_name(name).unwrap();
-    let dynamic = DynamicMessage::deserialize(descriptor, json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let dynamic =
+        DynamicMessage::deserialize(descriptor, json).unwrap_or_else(|error| panic!("{json}: {error}"));
     M::decode(&dynamic.encode_to_vec()[..]).unwrap()
 }
 
@@ -192,5 +211,7 @@ pub(crate) fn json<M: Message>(pool: &DescriptorPool, name: &str, message: &M) -
     let dynamic = DynamicMessage::decode(descriptor, &message.encode_to_vec()[..]).unwrap();
     assert_eq!(dynamic.descriptor().full_name(), name);
     let options = SerializeOptions::new().use_proto_field_name(true);
-    dynamic.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
+    dynamic
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .unwrap()
 }

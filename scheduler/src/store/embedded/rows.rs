@@ -113,7 +113,10 @@ pub(super) fn tell(
 
 /// Opens a connection that only reads.
 pub(super) fn open_reader(path: &std::path::Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.execute_batch("PRAGMA cache_size = -2000; PRAGMA mmap_size = 0;")?;
     Ok(connection)
@@ -152,7 +155,10 @@ impl Readers {
                 None => open_reader(&this.path).map_err(|error| failure(&error))?,
             };
             let result = work(&connection);
-            this.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            this.idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             result
         });
         task.await.unwrap_or_else(|_| Err(ended()))

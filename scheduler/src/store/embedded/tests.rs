@@ -43,12 +43,22 @@ async fn followers_hear_the_content_and_then_every_change_even_after_a_restart()
     let following = store.clone();
     let task = tokio::spawn(async move { following.follow(&["x/"], sender).await });
     assert_eq!(feed.recv().await.unwrap(), Feed::Begin);
-    let Some(Feed::Keys(keys)) = feed.recv().await else { panic!() };
+    let Some(Feed::Keys(keys)) = feed.recv().await else {
+        panic!()
+    };
     assert_eq!(keys.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), [b"x/1"]);
     assert_eq!(feed.recv().await.unwrap(), Feed::Complete);
     apply(&store, vec![], vec![Write::DeletePrefix("x/".into())]).await;
-    let Some(Feed::Events(events)) = feed.recv().await else { panic!() };
-    assert_eq!(events, [Event::Deleted { key: "x/1".into(), revision: 3 }]);
+    let Some(Feed::Events(events)) = feed.recv().await else {
+        panic!()
+    };
+    assert_eq!(
+        events,
+        [Event::Deleted {
+            key: "x/1".into(),
+            revision: 3
+        }]
+    );
     drop(feed);
     task.abort();
     drop(store);

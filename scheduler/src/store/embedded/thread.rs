@@ -140,7 +140,11 @@ impl Writer {
         }
     }
 
-    fn apply_all(&mut self, batches: &[Vec<Txn>], events: &mut Vec<Event>) -> rusqlite::Result<Vec<Vec<Applied>>> {
+    fn apply_all(
+        &mut self,
+        batches: &[Vec<Txn>],
+        events: &mut Vec<Event>,
+    ) -> rusqlite::Result<Vec<Vec<Applied>>> {
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let result = self.apply_in_transaction(batches, events).and_then(|applied| {
             self.connection.execute_batch("COMMIT")?;
@@ -217,7 +221,9 @@ impl Writer {
                  ON CONFLICT (key) DO UPDATE SET value = ?2, modified = ?3, version = version + 1
                  RETURNING created, version",
             )?
-            .query_row(params![&key[..], &value[..], revision], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .query_row(params![&key[..], &value[..], revision], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
         Ok(KeyValue {
             key: key.clone(),
             value: value.clone(),

@@ -27,7 +27,9 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,7 +80,9 @@ impl Client {
                     format!("http://{endpoint}")
                 };
                 let channel = Endpoint::from_shared(url)
-                    .map_err(|error| StoreError::Other(format!("etcd endpoint {endpoint:?} is no address: {error}")))?
+                    .map_err(|error| {
+                        StoreError::Other(format!("etcd endpoint {endpoint:?} is no address: {error}"))
+                    })?
                     .connect_timeout(Duration::from_secs(2))
                     .tcp_nodelay(true)
                     // A member that is frozen must not be waited for.
@@ -92,7 +96,9 @@ impl Client {
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
         if members.is_empty() {
-            return Err(StoreError::Other("no etcd endpoint given; set --etcd-client-endpoints".to_owned()));
+            return Err(StoreError::Other(
+                "no etcd endpoint given; set --etcd-client-endpoints".to_owned(),
+            ));
         }
         Ok(Self {
             members,
@@ -209,4 +215,3 @@ impl Client {
         })
     }
 }
-

@@ -79,7 +79,11 @@ impl Pages {
 }
 
 /// Tells everything, then what changes; ends when nobody listens (Ok) or everything must be read again.
-pub(super) async fn follow(etcd: &Etcd, prefixes: &[&'static str], feed: &mpsc::Sender<Feed>) -> Result<(), StoreError> {
+pub(super) async fn follow(
+    etcd: &Etcd,
+    prefixes: &[&'static str],
+    feed: &mpsc::Sender<Feed>,
+) -> Result<(), StoreError> {
     if feed.send(Feed::Begin).await.is_err() {
         return Ok(());
     }
@@ -136,12 +140,14 @@ impl Watching<'_> {
         };
         let key = Bytes::from_static(prefix.as_bytes());
         pb::WatchRequest {
-            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(pb::WatchCreateRequest {
-                range_end: end_of(&key),
-                key,
-                start_revision: self.next_revision,
-                ..pb::WatchCreateRequest::default()
-            })),
+            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(
+                pb::WatchCreateRequest {
+                    range_end: end_of(&key),
+                    key,
+                    start_revision: self.next_revision,
+                    ..pb::WatchCreateRequest::default()
+                },
+            )),
         }
     }
 
@@ -155,7 +161,8 @@ impl Watching<'_> {
         // The request stream stays open, or etcd would end the watch.
         let requests = tokio_stream::once(self.request()).chain(tokio_stream::pending());
         let request = member.request(requests);
-        let mut watch_client = pb::watch_client::WatchClient::new(member.channel).max_decoding_message_size(usize::MAX >> 1);
+        let mut watch_client =
+            pb::watch_client::WatchClient::new(member.channel).max_decoding_message_size(usize::MAX >> 1);
         let opening = tokio::time::timeout(super::TIMEOUT, watch_client.watch(request)).await;
         let mut answers = opening
             .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer in time")))
@@ -182,7 +189,11 @@ impl Watching<'_> {
             if let Some(last) = answer.events.last().and_then(|event| event.kv.as_ref()) {
                 self.next_revision = self.next_revision.max(last.mod_revision + 1);
             }
-            let events: Vec<Event> = answer.events.into_iter().filter_map(|event| self.event(event)).collect();
+            let events: Vec<Event> = answer
+                .events
+                .into_iter()
+                .filter_map(|event| self.event(event))
+                .collect();
             if !events.is_empty() && feed.send(Feed::Events(events)).await.is_err() {
                 return Ok(());
             }
@@ -192,7 +203,10 @@ impl Watching<'_> {
     fn event(&self, event: mvccpb::Event) -> Option<Event> {
         let is_delete = event.r#type() == mvccpb::event::EventType::Delete;
         let kv = event.kv?;
-        let is_followed = self.prefixes.iter().any(|prefix| kv.key.starts_with(prefix.as_bytes()));
+        let is_followed = self
+            .prefixes
+            .iter()
+            .any(|prefix| kv.key.starts_with(prefix.as_bytes()));
         is_followed.then(|| {
             if is_delete {
                 Event::Deleted {
