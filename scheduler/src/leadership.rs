@@ -5,6 +5,7 @@
 //! records. While they disagree nobody starts new triggers. A replica whose lease may have ended stops by itself.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const LEASE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_millis(800);
 /// Time for triggers under way to be answered before this replica agrees to a new division.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// A lease being kept alive: when it was asked for, and whether it still lived.
+type Renewal = Pin<Box<dyn Future<Output = (Instant, Result<bool, StoreError>)> + Send>>;
 
 /// What the others and the sidecars are told.
 #[derive(Debug, Clone)]
@@ -118,9 +122,7 @@ impl Member {
         let mut keep_alive = tokio::time::interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut settle: Option<Instant> = None;
-        let mut renewal: Option<
-            std::pin::Pin<Box<dyn Future<Output = (Instant, Result<bool, StoreError>)> + Send>>,
-        > = None;
+        let mut renewal: Option<Renewal> = None;
         loop {
             let fence = self.alive + LEASE;
             tokio::select! {
@@ -245,7 +247,7 @@ impl Member {
     }
 
     /// Writes this replica's record.
-    async fn announce(&mut self) -> Result<(), StoreError> {
+    async fn announce(&self) -> Result<(), StoreError> {
         // Its own record counts whether it is there already or not.
         let others = self.records.keys().filter(|id| **id != self.id).count() as u64;
         let host = Host {

@@ -106,9 +106,9 @@ async fn running(task: impl Future<Output = ()>) -> Result<(), String> {
 
 fn set(target: &outrigger_process::readiness::Target, is_ready: bool) {
     if is_ready {
-        target.ready()
+        target.ready();
     } else {
-        target.not_ready()
+        target.not_ready();
     }
 }
 

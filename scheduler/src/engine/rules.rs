@@ -146,7 +146,7 @@ fn key(job: &stored::Job, concurrency_key: Option<&str>) -> Vec<u8> {
         job: Some(stored::JobSpec {
             schedule: spec.and_then(|spec| spec.schedule.clone()),
             repeats: spec.and_then(|spec| spec.repeats),
-            failure_policy: spec.and_then(|spec| spec.failure_policy.clone()),
+            failure_policy: spec.and_then(|spec| spec.failure_policy),
             due_time: concurrency_key.map(str::to_owned),
             ..stored::JobSpec::default()
         }),
