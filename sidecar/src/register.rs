@@ -9,6 +9,10 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_local_secrets::register(&mut registry);
     outrigger_components_mdns::register(&mut registry);
     outrigger_components_nameformat::register(&mut registry);
+    #[cfg(feature = "kafka")]
+    outrigger_components_kafka::register(&mut registry);
+    #[cfg(feature = "mqtt")]
+    outrigger_components_mqtt::register(&mut registry);
     #[cfg(feature = "postgresql")]
     outrigger_components_postgresql::register(&mut registry);
     #[cfg(feature = "rabbitmq")]

@@ -160,6 +160,8 @@ pub struct Traits {
     pub carries_metadata: bool,
     /// Names that topics may have.
     pub topics: &'static [&'static str],
+    /// Bytes of the largest payload that is tried.
+    pub largest: usize,
 }
 
 impl Traits {
@@ -178,6 +180,7 @@ impl Traits {
                 "{braces}",
                 "x:y",
             ],
+            largest: 1 << 20,
         }
     }
 }
@@ -224,7 +227,7 @@ async fn metadata_and_payload_arrive_unchanged(broker: &dyn PubSub, traits: &Tra
     let payloads: [Bytes; 3] = [
         Bytes::new(),
         (0..=255).collect::<Vec<u8>>().into(),
-        vec![7; 1 << 20].into(),
+        vec![7; traits.largest].into(),
     ];
     for payload in &payloads {
         let mut request = text(&name, "");
