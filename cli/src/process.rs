@@ -26,15 +26,22 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts the program with no standard input and, unless set otherwise, with piped outputs.
+    /// Starts the program with no standard input and with piped outputs.
     ///
     /// # Errors
     /// What the system says, e.g. that there is no such file.
     pub(crate) fn start(mut command: Command, guard: &guard::Guard) -> std::io::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_quiet(command, guard)
+    }
+
+    /// As [`Self::start`], with the outputs going where the command says.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_quiet(mut command: Command, guard: &guard::Guard) -> std::io::Result<Self> {
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;

@@ -8,6 +8,7 @@
 
 mod defaults;
 mod install;
+mod mtls;
 mod output;
 mod plan;
 mod ports;
@@ -109,15 +110,20 @@ async fn start(job: Job, env: &Env, terminal: bool) -> anyhow::Result<u8> {
     } else {
         None
     };
+    let home = install::folder(&job.settings[0], env);
+    let mtls = mtls::Mtls::prepare(&job.settings, &home, env, &guard).await?;
     let mut ports = ports::Ports::default();
     let mut plans = Vec::new();
     for settings in job.settings {
+        let wants_mtls = settings.enable_mtls;
         let context = plan::Context {
             env,
             template: job.template.as_ref(),
             fallback: fallback.as_ref().map(defaults::Defaults::folder),
         };
-        plans.push(plan::make(settings, &context, &mut ports)?);
+        let mut plan = plan::make(settings, &context, &mut ports)?;
+        mtls.apply(&mut plan, wants_mtls);
+        plans.push(plan);
     }
     plan::check_together(&plans)?;
     ports.release();
@@ -131,10 +137,14 @@ async fn start(job: Job, env: &Env, terminal: bool) -> anyhow::Result<u8> {
     if let Some(fallback) = &fallback {
         console.note(fallback.notice()).await;
     }
+    if let Some(notice) = mtls.notice() {
+        console.note(&notice).await;
+    }
     let code = supervise_all(plans, env, &guard, &console).await?;
     if let Some(fallback) = fallback {
         fallback.stop().await;
     }
+    mtls.stop().await;
     drop(console);
     writer.finish().await;
     Ok(code)

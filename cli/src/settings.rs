@@ -164,6 +164,11 @@ settings! {
     /// Scheduler service for jobs and reminders; the default of the stock CLI (localhost:50006) is not assumed
     #[arg(long, value_name = "ADDRESS")]
     scheduler_host_address: String,
+    /// Mutual TLS between sidecars, with an authority of this machine's own [default: on if there is a `sentry` and no
+    /// placement or scheduler address is given]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[serde(rename = "enableMTLS", alias = "enableMtls")]
+    enable_mtls: bool,
 
     // --- only in a dapr.yaml ---
     /// Folder of the app.

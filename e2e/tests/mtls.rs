@@ -5,6 +5,8 @@
 
 #[path = "mtls/calls.rs"]
 mod calls;
+#[path = "mtls/local.rs"]
+mod local;
 #[path = "mtls/refusals.rs"]
 mod refusals;
 #[path = "mtls/renewal.rs"]

@@ -56,6 +56,7 @@ impl World {
             .env("HOME", self.dir.path())
             .env("OUTRIGGER_DAPRD", self.dir.path().join("daprd"))
             .env("OUTRIGGER_REDIS", "off")
+            .env("OUTRIGGER_SENTRY", "off")
             .envs(self.vars.iter().cloned())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
