@@ -11,4 +11,6 @@ pub mod http;
 pub mod kube;
 pub mod process;
 pub mod sdk;
+pub mod sentry;
+pub mod sentry_vectors;
 pub mod services;

@@ -100,15 +100,8 @@ pub struct NewAuthority {
 }
 
 impl NewAuthority {
-    fn root_name(&self) -> Vec<u8> {
-        x509::organization(&self.trust_domain)
-    }
-
-    fn issuer_name(&self) -> Vec<u8> {
-        x509::organization(&format!(
-            "spiffe://{}/ns/{}/dapr-sentry",
-            self.trust_domain, self.namespace
-        ))
+    fn issuer_organization(&self) -> String {
+        format!("spiffe://{}/ns/{}/dapr-sentry", self.trust_domain, self.namespace)
     }
 
     /// Makes a root and an issuer. The root's private key is used once and forgotten. With `before`, the root is also
@@ -124,7 +117,9 @@ impl NewAuthority {
         };
         let (root_pem, issuer_pem) = (generate()?.pem(), generate()?.pem());
         let (root, issuer) = (Signer::from_pem(&root_pem)?, Signer::from_pem(&issuer_pem)?);
-        let (root_name, issuer_name) = (self.root_name(), self.issuer_name());
+        let since = before.map(|_| time_text(now));
+        let root_name = x509::organization(&self.trust_domain, since.as_deref());
+        let issuer_name = x509::organization(&self.issuer_organization(), since.as_deref());
         let validity = Validity::around(now, self.skew, self.ttl);
         let authority = Authority {
             name: &root_name,
@@ -166,13 +161,14 @@ impl NewAuthority {
     /// Whether a bundle was made by sentry itself (ours or Go's) for this installation, and so may be replaced by
     /// sentry itself. A user's own authority never is.
     pub fn made(&self, bundle: &Bundle) -> bool {
-        let root_name = self.root_name();
-        bundle.issuer().subject == self.issuer_name()
-            && bundle.issuer().issuer == root_name
+        let is_root = |name: &[u8]| x509::is_organization(name, &self.trust_domain);
+        let issuer = bundle.issuer();
+        x509::is_organization(&issuer.subject, &self.issuer_organization())
+            && is_root(&issuer.issuer)
             && bundle
                 .anchors_in_use()
                 .iter()
-                .any(|index| bundle.anchors[*index].1.subject == root_name)
+                .any(|at| is_root(&bundle.anchors[*at].1.subject))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::der;
 use crate::key::{KeyError, Signer};
 
 const ORGANIZATION: &[u8] = &[0x55, 4, 10];
+const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
 const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 14];
@@ -59,10 +60,34 @@ impl Validity {
     }
 }
 
-/// A name of one organization, in DER.
-pub(crate) fn organization(name: &str) -> Vec<u8> {
-    let attribute = der::sequence(&[&der::oid(ORGANIZATION), &der::text(name)]);
-    der::sequence(&[&der::set(&[&attribute])])
+/// What the second part of the names of successors begins with.
+const SUCCESSOR: &str = "since ";
+
+fn attribute(kind: &[u8], value: &str) -> Vec<u8> {
+    der::set(&[&der::sequence(&[&der::oid(kind), &der::text(value)])])
+}
+
+/// A name of one organization, in DER. Upstream gives every root and issuer the same; so do we at first. Successors bear
+/// the time they were made as well: verifiers look issuers up by name, and OpenSSL does not try a second one.
+pub(crate) fn organization(name: &str, since: Option<&str>) -> Vec<u8> {
+    let organization = attribute(ORGANIZATION, name);
+    match since {
+        None => der::sequence(&[&organization]),
+        Some(since) => der::sequence(&[
+            &organization,
+            &attribute(COMMON_NAME, &format!("{SUCCESSOR}{since}")),
+        ]),
+    }
+}
+
+/// Whether [`organization`] made a name.
+pub(crate) fn is_organization(der: &[u8], name: &str) -> bool {
+    let text = String::from_utf8_lossy(der);
+    // A successor's differs in its end only.
+    let since = text
+        .rfind(SUCCESSOR)
+        .and_then(|at| text.get(at + SUCCESSOR.len()..));
+    der == organization(name, None) || since.is_some_and(|since| der == organization(name, Some(since)))
 }
 
 /// Who signs, as the certificates it signs tell it.

@@ -76,6 +76,11 @@ fn an_authority_of_ours_is_replaced_in_phases_before_it_expires() {
     let seen = (phase(&fifth), news, roots(&fifth, now));
     assert_eq!(seen, (None, Some("RootRotationFinished"), 1));
     assert_eq!(rules.step(&fifth, now).unwrap(), Step::Wait);
+
+    // The successor is ours as well, and has one when its time comes.
+    now += 250 * DAY;
+    let (sixth, _) = saved(rules.step(&fifth, now).unwrap());
+    assert_eq!((phase(&sixth), roots(&sixth, now)), (Some(Phase::Distribute), 2));
 }
 
 #[test]
