@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use outrigger_process::readiness::Target;
 use outrigger_sidecar_core::Sidecar;
-use outrigger_sidecar_core::app::{self, AppChannel, AppHealth};
+use outrigger_sidecar_core::actors::hosting::AppHosting;
+use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,8 @@ pub(crate) struct AppStart {
     pub(crate) subscriptions: Subscriptions,
     /// The app is asked for its configuration.
     pub(crate) asks_configuration: bool,
+    /// Largest message in bytes.
+    pub(crate) max_message: usize,
     /// Set once the sidecar serves in both directions.
     pub(crate) ready: Target,
     pub(crate) started: Instant,
@@ -67,7 +70,7 @@ impl AppStart {
             }
         }
         self.subscriptions.start(&self.core, healthy);
-        self.ask_configuration();
+        self.host_actors();
         // Who publishes as soon as the sidecar is ready may count on the subscriptions.
         tokio::select! {
             () = self.core.pubsub.settled() => {}
@@ -79,16 +82,18 @@ impl AppStart {
         tracing::info!(target: "dapr.runtime", "dapr initialized. Status: Running. Init Elapsed {elapsed}ms");
     }
 
-    fn ask_configuration(&self) {
-        let Some(app) = self.core.invoker.app().filter(|_| self.asks_configuration) else {
-            return;
+    fn host_actors(&self) {
+        let hosting = AppHosting {
+            engine: self.core.actors.engine().ok().cloned(),
+            app: self.app.clone(),
+            streams: self.core.actor_streams.clone(),
+            identity: self.core.identity.clone(),
+            asks: self.asks_configuration,
+            max_message: self.max_message,
         };
-        let (app, core, shutdown) = (app.clone(), self.core.clone(), self.shutdown.clone());
-        // Nothing reads the answer before there are actors; apps count on being asked.
-        self.tasks.spawn(async move {
-            let asking = app::configuration::ask(&app, &core.identity.app_id);
-            shutdown.run_until_cancelled(asking).await;
-        });
+        let shutdown = self.shutdown.clone();
+        self.tasks
+            .spawn(async move { shutdown.run_until_cancelled(hosting.run()).await });
     }
 }
 

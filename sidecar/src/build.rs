@@ -16,6 +16,8 @@ use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
     AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, Subscription, configuration,
 };
+use outrigger_sidecar_core::actors::stream::StreamActors;
+use outrigger_sidecar_core::actors::{ActorService, Engine};
 use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use outrigger_sidecar_core::components::ComponentStore;
 use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
@@ -39,7 +41,7 @@ use outrigger_trace_context::Sampler;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::VERSION;
+use crate::{VERSION, actors};
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,8 @@ pub(crate) struct Built {
     pub(crate) core: Arc<Sidecar>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) app: Option<Arc<AppChannel>>,
+    pub(crate) engine: Option<Arc<Engine>>,
+    pub(crate) max_message: usize,
     pub(crate) app_health: Option<AppHealth>,
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) http: HttpOptions,
@@ -225,6 +229,17 @@ pub(crate) async fn build(
     for warning in warnings {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
+    let engine = actors::engine(actors::Parts {
+        config,
+        identity: &identity,
+        ports,
+        components: store.clone(),
+        peers: peers.clone(),
+        resiliency: resiliency_policies.clone(),
+        max_message,
+        state_ttl: configuration.spec.enabled_features().contains(&"ActorStateTTL"),
+        tasks: tasks.clone(),
+    });
     let invoker = Invoker::new(InvokerParts {
         identity: identity.clone(),
         app: app.clone(),
@@ -273,6 +288,8 @@ pub(crate) async fn build(
         components: store,
         pubsub,
         invoker,
+        actors: ActorService::new(engine.clone()),
+        actor_streams: Arc::new(StreamActors::default()),
         tracing: tracing(&configuration),
         metrics,
         readiness: Readiness::default(),
@@ -312,6 +329,8 @@ pub(crate) async fn build(
         core,
         peers,
         app,
+        engine,
+        max_message,
         app_health,
         resolver,
     })

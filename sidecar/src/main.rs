@@ -1,5 +1,6 @@
 //! `daprd`: reads the command line, runs the sidecar, decides the exit code.
 
+mod actors;
 mod app_start;
 mod build;
 mod listen;

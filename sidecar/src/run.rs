@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::RunningActors;
 use crate::app_start::{AppStart, Subscriptions};
 use crate::build::{self, Base, Built, StartError};
 use crate::{VERSION, register, security, servers};
@@ -143,12 +144,18 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     built.core.outbound_ready.store(true, Ordering::Release);
     tasks.spawn(built.peers.clone().collect_idle(config.peer_collect_interval));
 
+    let actors = built.engine.clone().map(|engine| {
+        let ready = built.core.readiness.register("internal-placement-service");
+        RunningActors::start(engine, config, &built.core.security, ready, &tasks)
+    });
+
     // Subscriptions stop first, while the API still answers.
     let subscriptions = Subscriptions::new(drain.intake_closed().clone());
     let (core, resolver) = (built.core.clone(), built.resolver.clone());
     tasks.spawn(app_start(config, built, &subscriptions, &ready, started, &shutdown, &tasks).run());
     let running = Running {
         core,
+        actors,
         resolver,
         drain,
         servers,
@@ -175,6 +182,7 @@ fn app_start(
         health: built.app_health,
         subscriptions: subscriptions.clone(),
         asks_configuration: !config.app.disabled_init.config,
+        max_message: built.max_message,
         ready: ready.clone(),
         started,
         shutdown: shutdown.child_token(),
@@ -185,6 +193,7 @@ fn app_start(
 /// A sidecar at work.
 struct Running {
     core: Arc<Sidecar>,
+    actors: Option<RunningActors>,
     resolver: Option<Arc<dyn Resolver>>,
     drain: Drain,
     servers: Tasks,
@@ -239,12 +248,20 @@ impl Running {
         self.subscriptions.tasks.wait().await;
         // Also where no app ever came and nothing ran; a server waits for its streams.
         self.core.pubsub.close_streams();
+        if let Some(actors) = &self.actors {
+            // While both APIs still answer: turns end, the app is told, late calls are passed on.
+            actors.withdraw().await;
+        }
+        self.core.actor_streams.close();
         if let Some(resolver) = self.resolver {
             resolver.close().await;
         }
         self.drain.begin();
         if let Err(error) = self.servers.finish(None).await {
             tracing::warn!(target: "dapr.runtime", "{error}");
+        }
+        if let Some(actors) = &self.actors {
+            actors.end();
         }
         self.core.components.close_all().await;
         self.shutdown.cancel();

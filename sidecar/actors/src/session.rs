@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use outrigger_proto::placement::v1::{Host, HostOperation};
 use rand::RngExt as _;
 use tokio::sync::mpsc;
@@ -184,8 +183,8 @@ struct Session<'a> {
     phase: Phase,
     /// When the round must be over.
     round_ends: Option<Instant>,
-    /// Resolves when all actors that move away have ended; then the version is acknowledged.
-    draining: Option<BoxFuture<'static, u64>>,
+    /// Actors that move away; when all have ended, the version is acknowledged.
+    draining: Option<Draining>,
     /// What was last reported: the count of changes and the types.
     sent: (u64, Vec<String>),
     was_ready: bool,
@@ -330,11 +329,22 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn drained(draining: &mut Option<BoxFuture<'static, u64>>) -> u64 {
-    match draining {
-        Some(draining) => draining.await,
-        None => std::future::pending().await,
+/// Ends that are waited for before a version is acknowledged.
+struct Draining {
+    ends: Vec<CancellationToken>,
+    version: u64,
+}
+
+/// Resolves with the version once all ends are there. Cancel-safe.
+async fn drained(draining: &mut Option<Draining>) -> u64 {
+    let Some(draining) = draining else {
+        return std::future::pending().await;
+    };
+    while let Some(end) = draining.ends.last() {
+        end.cancelled().await;
+        draining.ends.pop();
     }
+    draining.version
 }
 
 async fn at(time: Option<Instant>) {
@@ -342,15 +352,4 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// All of these.
-fn all_cancelled(tokens: Vec<CancellationToken>, version: u64) -> BoxFuture<'static, u64> {
-    async move {
-        for token in tokens {
-            token.cancelled().await;
-        }
-        version
-    }
-    .boxed()
 }

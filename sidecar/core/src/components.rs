@@ -13,6 +13,7 @@ use outrigger_components_api::lock::LockStore;
 use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
+use outrigger_sidecar_actors::seams::ActorStore;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +31,8 @@ pub struct LoadedState {
     pub store: Arc<dyn StateStore>,
     /// `keyPrefix`
     pub prefix: KeyPrefix,
+    /// `actorStateStore`
+    pub keeps_actors: bool,
 }
 
 /// A message broker with what the sidecar itself reads from its metadata.
@@ -112,6 +115,8 @@ pub struct Loaded {
     pub order: Vec<Arc<str>>,
     /// State stores by name.
     pub state: BTreeMap<Arc<str>, LoadedState>,
+    /// The one state store whose metadata says `actorStateStore`.
+    pub actor_store: Option<ActorStore>,
     /// Brokers by name.
     pub pubsub: BTreeMap<Arc<str>, LoadedPubSub>,
     /// Secret stores by name.
@@ -129,6 +134,12 @@ impl Loaded {
         let name = component.name.clone();
         match &component.instance {
             Instance::State(state) => {
+                if state.keeps_actors {
+                    self.actor_store = Some(ActorStore {
+                        name: name.clone(),
+                        store: state.store.clone(),
+                    });
+                }
                 self.state.insert(name.clone(), state.clone());
             }
             Instance::PubSub(pubsub) => {
@@ -155,6 +166,7 @@ impl Loaded {
     fn remove(&mut self, name: &str) -> Option<Component> {
         self.order.retain(|known| &**known != name);
         self.state.remove(name);
+        self.actor_store.take_if(|store| &*store.name == name);
         self.pubsub.remove(name);
         self.secret_stores.remove(name);
         self.bindings.remove(name);

@@ -19,6 +19,7 @@ pub mod headers;
 pub mod lead;
 pub mod local;
 pub mod message;
+pub mod message_call;
 pub mod method;
 pub mod peer;
 pub mod proxy;

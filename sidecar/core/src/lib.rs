@@ -5,6 +5,7 @@
 //! sidecars (the internal API's client) lives here, since both edges use it.
 
 pub mod accept;
+pub mod actors;
 pub mod app;
 pub mod bindings;
 pub mod body;

@@ -24,6 +24,44 @@ pub struct Metadata {
     pub resiliencies: Vec<String>,
     /// How the app is reached.
     pub app: AppMetadata,
+    /// Actors.
+    pub actors: ActorMetadata,
+}
+
+/// Whether there are actors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ActorRuntimeStatus {
+    /// Not known yet.
+    #[default]
+    Initializing,
+    /// No placement service is configured.
+    Disabled,
+    /// Actors can be called.
+    Running,
+}
+
+impl ActorRuntimeStatus {
+    /// The spelling of the metadata API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Initializing => "INITIALIZING",
+            Self::Disabled => "DISABLED",
+            Self::Running => "RUNNING",
+        }
+    }
+}
+
+/// Actors as the metadata API shows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ActorMetadata {
+    /// Whether there are any.
+    pub status: ActorRuntimeStatus,
+    /// Active actors by type.
+    pub active: Vec<(String, i32)>,
+    /// Types are hosted, and the table of placement is in force.
+    pub host_ready: bool,
+    /// `placement: connected` or `placement: disconnected`; empty = not known.
+    pub placement: String,
 }
 
 /// A loaded component.

@@ -8,9 +8,13 @@ use outrigger_trace_context::{Sampler, TraceContext};
 use tokio_util::sync::CancellationToken;
 
 use crate::Identity;
+use crate::actors::ActorService;
+use crate::actors::stream::StreamActors;
 use crate::components::ComponentStore;
 use crate::invoke::Invoker;
-use crate::metadata::{AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata};
+use crate::metadata::{
+    ActorMetadata, ActorRuntimeStatus, AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata,
+};
 use crate::metrics::Metrics;
 use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
@@ -77,6 +81,8 @@ pub struct StaticMetadata {
     pub app: AppMetadata,
 }
 
+const PLACEMENT_DISCONNECTED: &str = "placement: disconnected";
+
 /// The services of one sidecar.
 pub struct Sidecar {
     /// Who it is.
@@ -93,6 +99,10 @@ pub struct Sidecar {
     pub pubsub: PubSubService,
     /// Service invocation.
     pub invoker: Invoker,
+    /// Actors.
+    pub actors: ActorService,
+    /// Streams over which a gRPC app hosts actors.
+    pub actor_streams: Arc<StreamActors>,
     /// Spans.
     pub tracing: Tracing,
     /// What is counted.
@@ -144,6 +154,38 @@ impl Sidecar {
             http_endpoints: self.facts.http_endpoints.clone(),
             resiliencies: self.facts.resiliencies.clone(),
             app: self.facts.app.clone(),
+            actors: self.actor_metadata(),
+        }
+    }
+
+    /// Nothing is known of actors until the app is well.
+    fn actor_metadata(&self) -> ActorMetadata {
+        let status = self.actors.status();
+        if self.invoker.app().is_some_and(|app| app.check_health().is_err()) {
+            return ActorMetadata::default();
+        }
+        let Some(status) = status else {
+            return ActorMetadata {
+                status: ActorRuntimeStatus::Disabled,
+                placement: PLACEMENT_DISCONNECTED.into(),
+                ..ActorMetadata::default()
+            };
+        };
+        let count = |count| i32::try_from(count).unwrap_or(i32::MAX);
+        ActorMetadata {
+            status: ActorRuntimeStatus::Running,
+            active: status
+                .active
+                .into_iter()
+                .map(|(name, number)| (name, count(number)))
+                .collect(),
+            host_ready: status.ready && !status.types.is_empty(),
+            placement: if status.connected {
+                "placement: connected"
+            } else {
+                PLACEMENT_DISCONNECTED
+            }
+            .into(),
         }
     }
 }

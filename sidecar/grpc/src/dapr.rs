@@ -8,7 +8,7 @@ use outrigger_proto::runtime::v1::dapr_server::Dapr;
 use outrigger_sidecar_core::Sidecar;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{management, not_built, pubsub, secrets, state};
+use crate::{actor_stream, actors, management, not_built, pubsub, secrets, state};
 
 /// The service over one sidecar.
 pub(crate) struct DaprApi {
@@ -149,8 +149,78 @@ impl Dapr for DaprApi {
 
     async fn invoke_actor(
         &self,
-        _request: Request<wire::InvokeActorRequest>,
+        request: Request<wire::InvokeActorRequest>,
     ) -> Result<Response<wire::InvokeActorResponse>, Status> {
-        Err(not_built::no_placement())
+        actors::invoke(&self.core, request).await
+    }
+
+    async fn get_actor_state(
+        &self,
+        request: Request<wire::GetActorStateRequest>,
+    ) -> Result<Response<wire::GetActorStateResponse>, Status> {
+        actors::get_state(&self.core, request.into_inner()).await
+    }
+
+    async fn execute_actor_state_transaction(
+        &self,
+        request: Request<wire::ExecuteActorStateTransactionRequest>,
+    ) -> Result<Response<()>, Status> {
+        actors::transact(&self.core, request.into_inner()).await
+    }
+
+    async fn register_actor_timer(
+        &self,
+        request: Request<wire::RegisterActorTimerRequest>,
+    ) -> Result<Response<()>, Status> {
+        actors::create_timer(&self.core, request.into_inner()).await
+    }
+
+    async fn unregister_actor_timer(
+        &self,
+        request: Request<wire::UnregisterActorTimerRequest>,
+    ) -> Result<Response<()>, Status> {
+        actors::delete_timer(&self.core, request.into_inner())
+    }
+
+    async fn register_actor_reminder(
+        &self,
+        request: Request<wire::RegisterActorReminderRequest>,
+    ) -> Result<Response<()>, Status> {
+        actors::create_reminder(&self.core, request.into_inner()).await
+    }
+
+    async fn unregister_actor_reminder(
+        &self,
+        request: Request<wire::UnregisterActorReminderRequest>,
+    ) -> Result<Response<()>, Status> {
+        actors::delete_reminder(&self.core, request.into_inner()).await
+    }
+
+    async fn unregister_actor_reminders_by_type(
+        &self,
+        request: Request<wire::UnregisterActorRemindersByTypeRequest>,
+    ) -> Result<Response<wire::UnregisterActorRemindersByTypeResponse>, Status> {
+        actors::delete_reminders(&self.core, request.into_inner()).await
+    }
+
+    async fn list_actor_reminders(
+        &self,
+        request: Request<wire::ListActorRemindersRequest>,
+    ) -> Result<Response<wire::ListActorRemindersResponse>, Status> {
+        actors::list_reminders(&self.core, request.into_inner()).await
+    }
+
+    async fn get_actor_reminder(
+        &self,
+        request: Request<wire::GetActorReminderRequest>,
+    ) -> Result<Response<wire::GetActorReminderResponse>, Status> {
+        actors::get_reminder(&self.core, request.into_inner()).await
+    }
+
+    async fn subscribe_actor_events_alpha1(
+        &self,
+        request: Request<Streaming<wire::SubscribeActorEventsRequestAlpha1>>,
+    ) -> Result<Response<actor_stream::EventStream>, Status> {
+        actor_stream::subscribe(&self.core, request).await
     }
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use outrigger_model::GrpcCode;
-use outrigger_proto::internals::v1::InternalInvokeRequest;
+use outrigger_proto::internals::v1::{InternalInvokeRequest, ListStringValue, Reminder};
 use outrigger_sidecar_core::Body as CoreBody;
+use outrigger_sidecar_core::actors::reminders::ReminderCall;
+use outrigger_sidecar_core::actors::router::REMOTE;
+use outrigger_sidecar_core::actors::{ActorError, ActorKey};
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::invoke::access::PeerCaller;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
@@ -19,7 +23,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{GrpcApi, error, not_built, reply, trace};
+use crate::{GrpcApi, actors, error, reply, trace};
 
 /// Largest answer body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
@@ -37,7 +41,9 @@ impl GrpcApi {
         let result = match method {
             "CallLocalStream" => self.call_local_stream(reader, span, caller.as_ref()).await,
             "CallLocal" => self.call_local(reader, span, caller.as_ref()).await,
-            "CallActor" | "CallActorReminder" | "CallActorStream" => Err(not_built::no_placement()),
+            "CallActor" => self.call_actor(reader, span).await,
+            "CallActorReminder" => self.call_actor_reminder(reader, span).await,
+            "CallActorStream" => self.call_actor_stream(reader, span).await,
             other => Err(Status::unimplemented(format!("unknown method {other}"))),
         };
         result.unwrap_or_else(Status::into_http)
@@ -113,6 +119,94 @@ impl GrpcApi {
         let message = response.message.get_or_insert_default();
         message.data.get_or_insert_default().value = bytes.to_vec();
         Ok(reply::ok(HeaderMap::new(), &response, HeaderMap::new()))
+    }
+
+    /// Reads the one message of a call.
+    async fn message<T: Message + Default>(mut reader: FrameReader) -> Result<T, Status> {
+        let message = match reader.next().await {
+            Some(message) => message.map_err(|error| error::from_invoke(&error))?,
+            None => return Err(Status::internal("the request has no message")),
+        };
+        T::decode(message).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// An actor request from another sidecar, marked so.
+    async fn actor_request(reader: FrameReader) -> Result<InternalInvokeRequest, Status> {
+        let mut request: InternalInvokeRequest = Self::message(reader).await?;
+        let remote = ListStringValue {
+            values: vec!["true".to_owned()],
+        };
+        request.metadata.insert(REMOTE.to_owned(), remote);
+        Ok(request)
+    }
+
+    async fn call_actor(
+        &self,
+        reader: FrameReader,
+        span: Option<TraceContext>,
+    ) -> Result<Response<Body>, Status> {
+        let engine = self
+            .core
+            .actors
+            .engine()
+            .map_err(|error| error::to_status(&error))?;
+        let request = Self::actor_request(reader).await?;
+        let answer = match engine.invoke(request, span).await {
+            Ok(answer) => answer,
+            Err(ActorError::Actor(answer)) => *answer,
+            Err(error) => return Err(actors::call_failed(&error)),
+        };
+        Ok(reply::ok(HeaderMap::new(), &answer, HeaderMap::new()))
+    }
+
+    async fn call_actor_reminder(
+        &self,
+        reader: FrameReader,
+        span: Option<TraceContext>,
+    ) -> Result<Response<Body>, Status> {
+        let engine = self
+            .core
+            .actors
+            .engine()
+            .map_err(|error| error::to_status(&error))?;
+        let reminder: Reminder = Self::message(reader).await?;
+        let call = ReminderCall {
+            actor: ActorKey::new(reminder.actor_type, reminder.actor_id),
+            name: reminder.name,
+            data: reminder.data,
+            due_time: reminder.due_time,
+            period: reminder.period,
+            // What a timer's maker wants called is not on the wire.
+            timer: reminder.is_timer.then(String::new),
+            skip_lock: reminder.skip_lock,
+        };
+        match engine.fire_for_peer(call, span).await {
+            Ok(()) => Ok(reply::ok(HeaderMap::new(), &(), HeaderMap::new())),
+            Err(error) => {
+                let (code, text) = error.reminder_status();
+                Err(Status::new(tonic::Code::from_i32(code.as_i32()), text))
+            }
+        }
+    }
+
+    async fn call_actor_stream(
+        &self,
+        reader: FrameReader,
+        span: Option<TraceContext>,
+    ) -> Result<Response<Body>, Status> {
+        let engine = self
+            .core
+            .actors
+            .engine()
+            .map_err(|error| error::to_status(&error))?;
+        let request = Self::actor_request(reader).await?;
+        let answers = engine.stream(request, span).await.map_err(|error| {
+            let (code, text) = error.reminder_status();
+            Status::new(tonic::Code::from_i32(code.as_i32()), text)
+        })?;
+        Ok(reply::stream(answers.map(|answer| {
+            answer.map_err(|error| actors::call_failed(&error))
+        })))
     }
 
     fn app(&self) -> Result<&AppChannel, Status> {

@@ -6,6 +6,8 @@
 //! stream through untouched.
 
 mod access;
+mod actor_stream;
+mod actors;
 mod dapr;
 mod deadline;
 mod error;

@@ -2,15 +2,17 @@
 
 use outrigger_proto::runtime::v1 as wire;
 use outrigger_sidecar_core::Sidecar;
-use outrigger_sidecar_core::metadata::{Metadata, SubscriptionKind, SubscriptionMetadata};
+use outrigger_sidecar_core::metadata::{
+    ActorRuntimeStatus, Metadata, SubscriptionKind, SubscriptionMetadata,
+};
 use tonic::metadata::MetadataMap;
 
 pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
     let metadata = core.metadata();
-    #[expect(deprecated, reason = "the wire has the field; nothing is put into it")]
+    #[expect(deprecated, reason = "older clients read it")]
     wire::GetMetadataResponse {
         id: metadata.id.clone(),
-        active_actors_count: Vec::new(),
+        active_actors_count: active(&metadata),
         registered_components: components(&metadata),
         extended_metadata: metadata.extended.clone().into_iter().collect(),
         subscriptions: metadata.subscriptions.iter().map(subscription).collect(),
@@ -22,7 +24,7 @@ pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
         app_connection_properties: Some(app(&metadata)),
         runtime_version: metadata.runtime_version.clone(),
         enabled_features: metadata.enabled_features.clone(),
-        actor_runtime: Some(actors(core)),
+        actor_runtime: Some(actors(&metadata)),
         scheduler: None,
         workflows: Some(wire::MetadataWorkflows::default()),
         mcp_servers: Vec::new(),
@@ -35,17 +37,29 @@ pub(crate) fn get(core: &Sidecar) -> wire::GetMetadataResponse {
     }
 }
 
-/// Nothing is known of actors until the app is well.
-fn actors(core: &Sidecar) -> wire::ActorRuntime {
-    let app = core.invoker.app();
-    if app.is_some_and(|app| app.check_health().is_err()) {
-        return wire::ActorRuntime::default();
-    }
+fn actors(metadata: &Metadata) -> wire::ActorRuntime {
+    use wire::actor_runtime::ActorRuntimeStatus as Wire;
+    let status = match metadata.actors.status {
+        ActorRuntimeStatus::Initializing => Wire::Initializing,
+        ActorRuntimeStatus::Disabled => Wire::Disabled,
+        ActorRuntimeStatus::Running => Wire::Running,
+    };
     wire::ActorRuntime {
-        runtime_status: wire::actor_runtime::ActorRuntimeStatus::Disabled.into(),
-        placement: "placement: disconnected".into(),
-        ..wire::ActorRuntime::default()
+        runtime_status: status.into(),
+        active_actors: active(metadata),
+        host_ready: metadata.actors.host_ready,
+        placement: metadata.actors.placement.clone(),
     }
+}
+
+fn active(metadata: &Metadata) -> Vec<wire::ActiveActorsCount> {
+    let active = metadata.actors.active.iter();
+    active
+        .map(|(name, count)| wire::ActiveActorsCount {
+            r#type: name.clone(),
+            count: *count,
+        })
+        .collect()
 }
 
 fn components(metadata: &Metadata) -> Vec<wire::RegisteredComponents> {

@@ -6,15 +6,6 @@ use tonic::Status;
 
 use crate::error::to_status;
 
-pub(crate) fn no_placement() -> Status {
-    to_status(&ApiError::legacy(
-        "ERR_ACTOR_NO_PLACEMENT",
-        400,
-        GrpcCode::Unavailable,
-        "placement service is not configured",
-    ))
-}
-
 pub(crate) fn binding(name: &str) -> Status {
     let message = format!("error invoking output binding {name}: couldn't find output binding {name}");
     let error = ApiError::legacy("ERR_INVOKE_OUTPUT_BINDING", 500, GrpcCode::Internal, message);

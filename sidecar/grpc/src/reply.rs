@@ -2,10 +2,11 @@
 //! for failures and then no headers.
 
 use bytes::{BufMut, BytesMut};
+use futures_util::StreamExt as _;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use outrigger_sidecar_core::invoke::frames::GRPC_STATUS;
 use prost::Message;
 use tonic::Status;
@@ -27,6 +28,40 @@ where
 
 /// One message and status OK.
 pub(crate) fn ok(headers: HeaderMap, message: &impl Message, mut trailers: HeaderMap) -> Response<Body> {
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+    let frames = [
+        Ok::<_, std::convert::Infallible>(Frame::data(framed(message))),
+        Ok(Frame::trailers(trailers)),
+    ];
+    response(headers, StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+/// Messages until the stream ends, then its status.
+pub(crate) fn stream<T: Message>(
+    messages: impl futures_util::Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Response<Body> {
+    let frames = futures_util::stream::unfold(Some(Box::pin(messages)), |messages| async move {
+        let mut messages = messages?;
+        let mut trailers = HeaderMap::new();
+        let (frame, rest) = match messages.next().await {
+            Some(Ok(message)) => (Frame::data(framed(&message)), Some(messages)),
+            Some(Err(status)) => {
+                // Message and details are encoded into ASCII, which every header can hold.
+                let _ = status.add_header(&mut trailers);
+                (Frame::trailers(trailers), None)
+            }
+            None => {
+                trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+                (Frame::trailers(trailers), None)
+            }
+        };
+        Some((Ok::<_, std::convert::Infallible>(frame), rest))
+    });
+    response(HeaderMap::new(), StreamBody::new(frames))
+}
+
+/// A message with its prefix.
+fn framed(message: &impl Message) -> bytes::Bytes {
     let length = message.encoded_len();
     let mut data = BytesMut::with_capacity(5 + length);
     data.put_u8(0);
@@ -34,15 +69,7 @@ pub(crate) fn ok(headers: HeaderMap, message: &impl Message, mut trailers: Heade
     data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     // A BytesMut grows; encoding into it cannot fail.
     let _ = message.encode(&mut data);
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-    let frames = [
-        Ok::<_, std::convert::Infallible>(Frame::data(data.freeze())),
-        Ok(Frame::trailers(trailers)),
-    ];
-    response(
-        headers,
-        StreamBody::new(futures_util::stream::iter(frames)).boxed(),
-    )
+    data.freeze()
 }
 
 /// A failure whose headers and trailers the caller is to see apart. Without headers it is a lone status.
@@ -53,8 +80,5 @@ pub(crate) fn failed(headers: HeaderMap, status: &Status, mut trailers: HeaderMa
         return response(trailers, http_body_util::Empty::<bytes::Bytes>::new());
     }
     let frames = [Ok::<_, std::convert::Infallible>(Frame::trailers(trailers))];
-    response(
-        headers,
-        StreamBody::new(futures_util::stream::iter(frames)).boxed(),
-    )
+    response(headers, StreamBody::new(futures_util::stream::iter(frames)))
 }

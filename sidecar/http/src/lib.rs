@@ -3,6 +3,7 @@
 //! Order of a request on the API listener (contract `http-api`, section 1): path cleaning, body limit, tracing,
 //! CORS, API token, component middleware, API log, route. What no route serves goes to service invocation.
 
+mod actors;
 mod api_log;
 mod cors;
 mod invoke;

@@ -6,7 +6,7 @@ use http::Response;
 use outrigger_gojson::{Numbers, Value};
 use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::Body;
-use outrigger_sidecar_core::metadata::{AppMetadata, Metadata, SubscriptionMetadata};
+use outrigger_sidecar_core::metadata::{ActorMetadata, AppMetadata, Metadata, SubscriptionMetadata};
 
 use crate::request::ApiRequest;
 use crate::{HttpApi, respond};
@@ -151,6 +151,7 @@ fn document(metadata: &Metadata) -> String {
     out.text("id", &metadata.id);
     out.text("runtimeVersion", &metadata.runtime_version);
     out.texts("enabledFeatures", &metadata.enabled_features);
+    out.list("actors", metadata.actors.active.iter().map(active));
     out.list(
         "components",
         metadata.components.iter().map(|component| {
@@ -167,11 +168,24 @@ fn document(metadata: &Metadata) -> String {
     out.list("httpEndpoints", names(&metadata.http_endpoints));
     out.list("resiliencies", names(&metadata.resiliencies));
     out.raw("appConnectionProperties", &app(&metadata.app));
-    out.raw(
-        "actorRuntime",
-        r#"{"runtimeStatus":"DISABLED","hostReady":false,"placement":"placement: disconnected"}"#,
-    );
+    out.raw("actorRuntime", &actors(&metadata.actors));
     out.end()
+}
+
+fn active((name, count): &(String, i32)) -> String {
+    let mut item = Members::new();
+    item.raw("type", &quote(name));
+    item.raw("count", &count.to_string());
+    item.end()
+}
+
+fn actors(actors: &ActorMetadata) -> String {
+    let mut item = Members::new();
+    item.raw("runtimeStatus", &quote(actors.status.name()));
+    item.list("activeActors", actors.active.iter().map(active));
+    item.raw("hostReady", &actors.host_ready.to_string());
+    item.text("placement", &actors.placement);
+    item.end()
 }
 
 fn subscription(subscription: &SubscriptionMetadata) -> String {

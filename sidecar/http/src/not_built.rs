@@ -6,7 +6,7 @@ use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::Body;
 
 use crate::HandlerFuture;
-use crate::request::{ApiRequest, malformed};
+use crate::request::ApiRequest;
 use crate::router::Route;
 use crate::routes::route as declare;
 
@@ -15,7 +15,6 @@ const POST: &[Method] = &[Method::POST];
 const PUT: &[Method] = &[Method::PUT];
 const DELETE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::POST, Method::PUT];
-const ANY: &[Method] = &[Method::GET, Method::POST, Method::PUT, Method::DELETE];
 
 /// `ERR_API_UNIMPLEMENTED`
 pub(crate) fn unimplemented() -> ApiError {
@@ -38,19 +37,6 @@ fn no_placement() -> ApiError {
         GrpcCode::Unavailable,
         "placement service is not configured",
     )
-}
-
-/// Reminders and timers are read before anybody asks who is to keep them.
-fn actor(mut request: ApiRequest) -> HandlerFuture {
-    Box::pin(async move {
-        let path = request.parts.uri.path();
-        let kept = path.contains("/reminders/") || path.contains("/timers/");
-        if kept && WRITE.contains(&request.parts.method) {
-            let body = request.bytes().await.map_err(malformed)?;
-            outrigger_gojson::parse_first(&body).map_err(malformed)?;
-        }
-        Err::<Response<Body>, _>(no_placement())
-    })
 }
 
 fn binding(request: &ApiRequest) -> ApiError {
@@ -207,18 +193,6 @@ pub(crate) fn routes() -> Vec<Route> {
             DELETE,
             |_, _| fail(unimplemented()),
         ));
-    }
-    for (pattern, methods) in [
-        ("actors/{actorType}/{actorId}/method/{method}", ANY),
-        ("actors/{actorType}/{actorId}/state", WRITE),
-        ("actors/{actorType}/{actorId}/state/{key}", GET),
-        ("actors/{actorType}/{actorId}/reminders/{name}", ANY),
-        (
-            "actors/{actorType}/{actorId}/timers/{name}",
-            &[Method::POST, Method::PUT, Method::DELETE],
-        ),
-    ] {
-        routes.push(declare("actors", "v1", "v1.0", pattern, methods, |_, r| actor(r)));
     }
     for (group_version, version) in [
         ("v1", "v1.0"),

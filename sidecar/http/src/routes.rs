@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::router::Route;
-use crate::{Handler, management, not_built, publish, secrets, state};
+use crate::{Handler, actors as handlers, management, not_built, publish, secrets, state};
 
 const GET: &[Method] = &[Method::GET];
 const PUT: &[Method] = &[Method::PUT];
@@ -150,6 +150,35 @@ pub(crate) fn all() -> Vec<Route> {
             ..route("healthz", "v1", "v1.0", pattern, GET, handler)
         });
     }
+    routes.extend(actors());
     routes.extend(not_built::routes());
     routes
+}
+
+/// The routes of actors.
+fn actors() -> Vec<Route> {
+    const ANY: &[Method] = &[Method::GET, Method::POST, Method::PUT, Method::DELETE];
+    const REMINDER: &str = "actors/{actorType}/{actorId}/reminders/{name}";
+    const TIMER: &str = "actors/{actorType}/{actorId}/timers/{name}";
+    let declare = |pattern, methods, handler| route("actors", "v1", "v1.0", pattern, methods, handler);
+    vec![
+        declare("actors/{actorType}/{actorId}/method/{method}", ANY, |api, r| {
+            Box::pin(handlers::invoke(api, r))
+        }),
+        declare("actors/{actorType}/{actorId}/state", WRITE, |api, r| {
+            Box::pin(handlers::transact(api, r))
+        }),
+        declare("actors/{actorType}/{actorId}/state/{key}", GET, |api, r| {
+            Box::pin(handlers::get_state(api, r))
+        }),
+        declare(REMINDER, WRITE, |api, r| {
+            Box::pin(handlers::create_reminder(api, r))
+        }),
+        declare(REMINDER, GET, |api, r| Box::pin(handlers::get_reminder(api, r))),
+        declare(REMINDER, DELETE, |api, r| {
+            Box::pin(handlers::delete_reminder(api, r))
+        }),
+        declare(TIMER, WRITE, |api, r| Box::pin(handlers::create_timer(api, r))),
+        declare(TIMER, DELETE, |api, r| Box::pin(handlers::delete_timer(api, r))),
+    ]
 }

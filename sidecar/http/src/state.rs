@@ -23,7 +23,7 @@ fn options(request: &ApiRequest) -> StateOptions {
 }
 
 /// Response metadata becomes `metadata.<k>` headers; names or values that are no header are left out.
-fn write_metadata(headers: &mut HeaderMap, metadata: &RequestMetadata) {
+pub(crate) fn write_metadata(headers: &mut HeaderMap, metadata: &RequestMetadata) {
     for (key, value) in metadata {
         let name = HeaderName::from_bytes(format!("metadata.{key}").as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {

@@ -6,7 +6,7 @@ use outrigger_proto::placement::v1::{HostOperation, PlacementOrder, PlacementTab
 use outrigger_ring::{Host, Tables, TooLarge};
 use tokio::time::Instant;
 
-use super::{Phase, Session, all_cancelled, refused};
+use super::{Draining, Phase, Session, refused};
 use crate::engine::Why;
 use crate::seams::StreamEnd;
 
@@ -64,7 +64,7 @@ impl Session<'_> {
             .collect();
         // Of types that are not hosted any more, or of an earlier stream.
         ends.extend(engine.ending_elsewhere(is_ours));
-        self.draining = Some(all_cancelled(ends, version));
+        self.draining = Some(Draining { ends, version });
         Ok(())
     }
 

@@ -377,7 +377,7 @@ fn the_command_line_of_the_stock_cli_is_accepted_without_a_word() {
 #[test]
 fn what_is_not_built_yet_is_told_only_when_used() {
     let config = with(&[
-        "--placement-host-address",
+        "--scheduler-host-address",
         "h:1",
         "--enable-mtls=false",
         "--sentry-address",
@@ -386,7 +386,7 @@ fn what_is_not_built_yet_is_told_only_when_used() {
         "kubernetes",
     ]);
     let names: Vec<&str> = config.not_built.iter().map(|n| n.name.as_str()).collect();
-    assert_eq!(names, ["--mode kubernetes", "--placement-host-address"]);
+    assert_eq!(names, ["--mode kubernetes", "--scheduler-host-address"]);
     for (flag, _) in flags::NOT_BUILT_FLAGS {
         assert!(FLAGS.iter().any(|f| f.name == *flag), "{flag} is in no table");
     }

@@ -3,7 +3,7 @@
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use outrigger_model::GrpcCode;
-use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT};
+use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TraceContext};
 
 use super::frames::{self, Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
 use super::lead::{self, ResponseLead};
@@ -116,7 +116,7 @@ pub(super) async fn call_unary(
 }
 
 /// What an answer's headers say about its fate.
-fn check_head<B>(response: &http::Response<B>) -> Result<(), InvokeError> {
+pub(super) fn check_head<B>(response: &http::Response<B>) -> Result<(), InvokeError> {
     if response.status() != StatusCode::OK {
         let text = format!(
             "unexpected HTTP status code received from server: {}",
@@ -136,6 +136,16 @@ fn http_request(
     request: &InvokeRequest,
     body: Body,
 ) -> Result<Request<Body>, InvokeError> {
+    post(address, path, request.trace.as_ref(), body)
+}
+
+/// A gRPC request to another sidecar.
+pub(super) fn post(
+    address: &str,
+    path: &str,
+    trace: Option<&TraceContext>,
+    body: Body,
+) -> Result<Request<Body>, InvokeError> {
     let uri = Uri::builder()
         .scheme("http")
         .authority(address)
@@ -152,7 +162,7 @@ fn http_request(
     let headers = out.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(TE, HeaderValue::from_static("trailers"));
-    if let Some(trace) = &request.trace {
+    if let Some(trace) = trace {
         // The state of the trace travels among the caller's headers inside the message.
         headers.insert(HeaderName::from_static(TRACEPARENT), trace.header_value());
         if let Ok(binary) = HeaderValue::from_str(&wire::unpadded(&trace.to_binary())) {

@@ -242,7 +242,7 @@ pub fn to_response(lead: ResponseLead, body: Body) -> InvokeResponse {
 }
 
 /// The number of a verb; verbs that the proto doesn't know become POST.
-pub(super) fn verb_number(verb: &http::Method) -> i32 {
+pub fn verb_number(verb: &http::Method) -> i32 {
     match verb.as_str() {
         "GET" => 1,
         "HEAD" => 2,

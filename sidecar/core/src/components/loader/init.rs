@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_components_api::InitContext;
-use outrigger_components_api::metadata::{Properties, uses_namespace};
+use outrigger_components_api::metadata::{Properties, is_truthy, uses_namespace};
 use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::registry::{Factory, Kind};
 use outrigger_components_api::state::StateStore;
@@ -151,6 +151,13 @@ impl Init<'_> {
             &identity.raw_namespace,
         )
         .map_err(|error| error.to_string())?;
+        let keeps_actors = self.resolved.get("actorStateStore").is_some_and(is_truthy);
+        if keeps_actors && let Some(other) = &self.loader.store.snapshot().actor_store {
+            return Err(format!(
+                "detected duplicate actor state store: {} and {}",
+                other.name, self.resource.metadata.name
+            ));
+        }
         let store = self.init(factory, self.resolved.clone()).await?;
         let mut capabilities: Vec<String> = store
             .features()
@@ -161,7 +168,12 @@ impl Init<'_> {
         if store.has(Etag) && store.has(Transactional) {
             capabilities.push("ACTOR".into());
         }
-        Ok((Instance::State(LoadedState { store, prefix }), capabilities))
+        let loaded = LoadedState {
+            store,
+            prefix,
+            keeps_actors,
+        };
+        Ok((Instance::State(loaded), capabilities))
     }
 
     async fn pubsub(&self, factory: &Factory<dyn PubSub>) -> Result<(Instance, Vec<String>), String> {
