@@ -134,7 +134,7 @@ pub(super) fn reminder(bytes: &[u8]) -> Result<NewReminder, ApiError> {
         ttl: body.ttl.unwrap_or_default(),
         data: body.data.map(|data| json_data(data.get().as_bytes())),
         overwrite: body.overwrite,
-        failure_policy: drops.then(|| JobFailurePolicy {
+        failure_policy: drops.then_some(JobFailurePolicy {
             policy: Some(Policy::Drop(JobFailurePolicyDrop {})),
         }),
         ..NewReminder::default()
