@@ -10,6 +10,8 @@ use rsa::pkcs8::EncodePrivateKey;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 
+use crate::pem::pem;
+
 /// Which kind of key a process asks a certificate for. Upstream: Ed25519, but RSA for the operator and the injector,
 /// since some Kubernetes API servers refuse Ed25519.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -127,8 +129,22 @@ impl PrivateKey {
 
     /// As PKCS#8 in PEM. Whoever writes it to a file guards the file.
     pub fn pem(&self) -> String {
-        self.pair.serialize_pem()
+        let der = self.pair.serialize_der();
+        pem("PRIVATE KEY", plain_ed25519(&der).as_deref().unwrap_or(&der))
     }
+}
+
+/// ring writes Ed25519 keys in the second version of PKCS#8, with the public key behind, which OpenSSL 3.0 and others
+/// do not read; the first version is the head and the seed alone.
+fn plain_ed25519(der: &[u8]) -> Option<Vec<u8>> {
+    const SECOND: [u8; 16] = [
+        0x30, 0x51, 0x02, 0x01, 0x01, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+    ];
+    const FIRST: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+    ];
+    let same_but_length = der.len() > 48 && der[0] == SECOND[0] && der[2..16] == SECOND[2..];
+    same_but_length.then(|| [&FIRST[..], &der[16..48]].concat())
 }
 
 impl fmt::Debug for PrivateKey {

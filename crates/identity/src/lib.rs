@@ -50,6 +50,7 @@ mod handshake;
 mod key;
 pub mod leaf;
 mod metrics;
+mod pem;
 mod renew;
 mod security;
 mod sentry;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::clock::from_unix;
+use crate::pem::pem;
 
 /// Why a text is no bundle of trust anchors.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -137,21 +138,9 @@ impl TrustBundle {
 
 /// Certificates as PEM, one after the other.
 pub(crate) fn pem_of<'a>(certificates: impl Iterator<Item = &'a CertificateDer<'static>>) -> String {
-    use base64::Engine as _;
-    let mut text = String::new();
-    for certificate in certificates {
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        let body = base64::engine::general_purpose::STANDARD.encode(certificate);
-        let mut rest = body.as_str();
-        while !rest.is_empty() {
-            let (line, more) = rest.split_at(rest.len().min(64));
-            text.push_str(line);
-            text.push('\n');
-            rest = more;
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
+    certificates
+        .map(|certificate| pem("CERTIFICATE", certificate))
+        .collect()
 }
 
 /// The trust in force: read by every handshake, changed by few. Cheap to clone.
