@@ -17,6 +17,9 @@ pub(crate) enum DbError {
     /// Nothing came back in time.
     #[error("the database did not answer within {0:?}: context deadline exceeded")]
     Timeout(std::time::Duration),
+    /// The statement and its parameters do not fit.
+    #[error("{0}")]
+    Usage(String),
     /// After close.
     #[error("component is closed")]
     Closed,
@@ -40,7 +43,7 @@ impl DbError {
                         .source()
                         .is_some_and(|source| source.downcast_ref::<std::io::Error>().is_some())
             }
-            Self::Connect(_) | Self::Timeout(_) | Self::Closed => false,
+            Self::Connect(_) | Self::Timeout(_) | Self::Usage(_) | Self::Closed => false,
         }
     }
 

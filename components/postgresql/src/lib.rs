@@ -4,6 +4,8 @@
 //! Connections come from a small pool and are made when needed; what is acknowledged is committed. A connection
 //! whose call broke off is thrown away, never handed on.
 
+mod binding;
+mod configuration;
 mod dsn;
 mod error;
 mod gc;
@@ -16,12 +18,17 @@ mod values;
 
 use std::sync::Arc;
 
+use outrigger_components_api::bindings::OutputBinding;
+use outrigger_components_api::configuration::ConfigurationStore;
 use outrigger_components_api::registry::Registry;
 use outrigger_components_api::state::StateStore;
 
+pub use binding::PostgresBinding;
+pub use configuration::PostgresConfiguration;
 pub use state::PostgresState;
 
-/// Adds `state.postgresql` and `state.postgres`, versions v1 and v2.
+/// Adds `state.postgresql`, versions v1 and v2, `bindings.postgresql` and `configuration.postgresql`, and the same
+/// under the name `postgres`.
 pub fn register(registry: &mut Registry) {
     for name in ["postgresql", "postgres"] {
         registry.state.register_version(name, "v1", async |context| {
@@ -29,6 +36,12 @@ pub fn register(registry: &mut Registry) {
         });
         registry.state.register_version(name, "v2", async |context| {
             Ok(Arc::new(PostgresState::connect_v2(&context).await?) as Arc<dyn StateStore>)
+        });
+        registry.output_bindings.register(name, async |context| {
+            Ok(Arc::new(PostgresBinding::connect(&context).await?) as Arc<dyn OutputBinding>)
+        });
+        registry.configuration.register(name, async |context| {
+            Ok(Arc::new(PostgresConfiguration::connect(&context).await?) as Arc<dyn ConfigurationStore>)
         });
     }
 }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{BulkEntry, BulkPublishRequest, HandlerError, PubSub};
 use outrigger_components_api::testing::Recorder;
+use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite_with, text, topic};
-use outrigger_components_kafka::Kafka;
+use outrigger_components_kafka::{Kafka, KafkaBinding};
 
 use crate::server::Server;
 
@@ -34,6 +36,30 @@ async fn the_broker_keeps_every_promise() {
     every_compression_is_read(&server).await;
     passwords_are_checked(&server).await;
     a_slow_app_bounds_what_is_read(&server).await;
+    the_binding_carries_records_both_ways(&server).await;
+}
+
+async fn the_binding_carries_records_both_ways(server: &Server) {
+    let settings = [
+        ("topics", "in1,in2"),
+        ("publishTopic", "in2"),
+        ("initialOffset", "oldest"),
+    ];
+    let binding = KafkaBinding::connect(&server.context(&settings)).await.unwrap();
+    let seen = Events::failing_first(0);
+    let subscription = binding.read(seen.clone()).await.unwrap();
+    binding
+        .invoke(request("create", "hello", [("partitionKey", "k")]))
+        .await
+        .unwrap();
+    let events = seen.wait(1).await;
+    assert_eq!(events[0].data.as_deref(), Some(&b"hello"[..]));
+    assert_eq!(events[0].metadata["__key"], "k");
+    assert_eq!(events[0].metadata["__topic"], "in2");
+    subscription.close().await;
+    let binding = KafkaBinding::connect(&server.context(&[])).await.unwrap();
+    let error = binding.invoke(request("create", "x", [])).await.unwrap_err();
+    assert!(error.text.contains("publishTopic"), "{error}");
 }
 
 async fn keys_keep_their_order_and_tell_where_they_are(server: &Server) {

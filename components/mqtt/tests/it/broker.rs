@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, SubscribeRequest};
 use outrigger_components_api::testing::Recorder;
+use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite_with, text, topic};
-use outrigger_components_mqtt::Mqtt;
+use outrigger_components_mqtt::{Mqtt, MqttBinding};
 
 use crate::server::Server;
 
@@ -174,4 +176,30 @@ async fn what_cannot_be_is_refused() {
     broker.close().await;
     let error = broker.publish(text("t", "1")).await.unwrap_err();
     assert!(error.0.contains("component is closed"), "{error}");
+}
+
+#[tokio::test]
+async fn the_binding_carries_messages_both_ways() {
+    let server = Server::start().await;
+    let settings = [("topic", "jobs/#"), ("consumerID", "b")];
+    let input = MqttBinding::connect_input(&server.context(&settings))
+        .await
+        .unwrap();
+    let output = MqttBinding::connect_output(&server.context(&settings))
+        .await
+        .unwrap();
+    let seen = Events::failing_first(0);
+    let subscription = input.read(seen.clone()).await.unwrap();
+    output
+        .invoke(request("create", "hello", [("topic", "jobs/1")]))
+        .await
+        .unwrap();
+    let events = seen.wait(1).await;
+    assert_eq!(events[0].data.as_deref(), Some(&b"hello"[..]));
+    assert_eq!(events[0].metadata["topic"], "jobs/1");
+    subscription.close().await;
+    let error = MqttBinding::connect_input(&server.context(&[]))
+        .await
+        .unwrap_err();
+    assert_eq!(error.0, "missing topic");
 }

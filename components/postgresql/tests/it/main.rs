@@ -3,6 +3,8 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod binding;
+mod configuration;
 mod faults;
 mod rows;
 mod server;

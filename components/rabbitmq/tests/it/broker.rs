@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, SubscribeRequest};
+use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite_with, text, topic};
 use outrigger_components_api::testing::{Recorder, soon};
-use outrigger_components_rabbitmq::RabbitMq;
+use outrigger_components_rabbitmq::{RabbitBinding, RabbitMq};
 
 use crate::server::Server;
 
@@ -44,6 +46,36 @@ async fn the_broker_keeps_every_promise() {
     exchanges_and_queues_look_as_those_of_dapr(&server).await;
     what_cannot_be_is_refused(&server).await;
     prefetch_bounds_the_calls_at_a_time(&server).await;
+    the_binding_carries_messages_both_ways(&server).await;
+}
+
+async fn the_binding_carries_messages_both_ways(server: &Server) {
+    let settings = [("queueName", "jobs"), ("durable", "true"), ("maxPriority", "300")];
+    let binding = RabbitBinding::connect(&server.context(&settings)).await.unwrap();
+    let mut request = request("create", "hello", [("a b", "c"), ("priority", "3")]);
+    binding.invoke(request.clone()).await.unwrap();
+    let seen = Events::failing_first(1);
+    let subscription = binding.read(seen.clone()).await.unwrap();
+    let events = seen.wait(2).await;
+    for event in &events {
+        assert_eq!(
+            event.data.as_deref(),
+            Some(&b"hello"[..]),
+            "refused, it comes again"
+        );
+        assert_eq!(event.metadata["a+b"], "c");
+    }
+    subscription.close().await;
+    request.metadata.insert("priority".into(), "high".into());
+    let error = binding.invoke(request).await.unwrap_err();
+    assert!(error.text.contains("invalid priority"), "{error}");
+    let error = RabbitBinding::connect(&server.context(&[])).await.unwrap_err();
+    assert!(error.0.contains("queueName"), "{error}");
+    // The queue is there with other arguments.
+    let error = RabbitBinding::connect(&server.context(&[("queueName", "jobs")]))
+        .await
+        .unwrap_err();
+    assert!(error.0.contains("PRECONDITION_FAILED"), "{error}");
 }
 
 async fn what_failed_goes_where_the_settings_say(server: &Server) {

@@ -1,0 +1,171 @@
+//! `bindings.postgresql`: statements of the app.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use outrigger_components_api::bindings::{
+    InvokeError, InvokeRequest, InvokeResponse, Operation, OutputBinding,
+};
+use outrigger_components_api::metadata::Decoder;
+use outrigger_components_api::{InitContext, InitError, RequestMetadata};
+use outrigger_gojson::{Numbers, Value};
+use outrigger_model::duration::GoDuration;
+use tokio::time::Instant;
+use tokio_postgres::types::ToSql;
+
+use crate::error::DbError;
+use crate::pool::Pool;
+use crate::settings::Settings;
+use crate::values::{Cell, Loose, time};
+
+/// Seconds from 1970 to 2000.
+const EPOCH: u64 = 946_684_800;
+
+/// Runs statements in a PostgreSQL database.
+#[derive(Debug)]
+pub struct PostgresBinding {
+    pool: Pool,
+}
+
+impl PostgresBinding {
+    /// Connects. Settings: those of all PostgreSQL components.
+    ///
+    /// # Errors
+    /// Names the wrong setting, or why the database cannot be used.
+    pub async fn connect(context: &InitContext) -> Result<Self, InitError> {
+        let mut decoder = Decoder::new(&context.properties)?;
+        let settings = Settings::decode(&mut decoder, context)?;
+        decoder.finish()?;
+        let pool = Pool::new(context, settings?)?;
+        pool.execute("SELECT 1", &[], true)
+            .await
+            .map_err(|error| InitError(format!("failed to ping the DB: {error}")))?;
+        Ok(Self { pool })
+    }
+
+    async fn run(&self, sql: &str, values: &[Value], is_query: bool) -> Result<Outcome, DbError> {
+        self.pool
+            .within(async {
+                let lease = self.pool.lease().await?;
+                let result = run_on(lease.client(), sql, values, is_query).await;
+                // A connection that still has an answer to come is not handed on.
+                if !matches!(&result, Err(error) if error.is_lost()) {
+                    lease.give_back();
+                }
+                result
+            })
+            .await
+    }
+}
+
+/// What a statement came to.
+enum Outcome {
+    Affected(u64),
+    Rows(Vec<Value>),
+}
+
+async fn run_on(
+    client: &tokio_postgres::Client,
+    sql: &str,
+    values: &[Value],
+    is_query: bool,
+) -> Result<Outcome, DbError> {
+    let loose: Vec<Loose<'_>> = values.iter().map(Loose).collect();
+    let parameters: Vec<&(dyn ToSql + Sync)> = loose.iter().map(|value| value as _).collect();
+    let statement = client.prepare(sql).await?;
+    if statement.params().len() != parameters.len() {
+        return Err(DbError::Usage(format!(
+            "expected {} arguments, got {}",
+            statement.params().len(),
+            parameters.len()
+        )));
+    }
+    if !is_query {
+        return Ok(Outcome::Affected(client.execute(&statement, &parameters).await?));
+    }
+    let mut result = Vec::new();
+    for row in client.query(&statement, &parameters).await? {
+        let cells = (0..row.len())
+            .map(|index| row.try_get::<_, Cell>(index).map(|cell| cell.0))
+            .collect::<Result<Vec<Value>, _>>()?;
+        result.push(Value::Array(cells));
+    }
+    Ok(Outcome::Rows(result))
+}
+
+#[async_trait]
+impl OutputBinding for PostgresBinding {
+    fn operations(&self) -> &[Operation] {
+        const OPERATIONS: [Operation; 3] = [
+            Operation::Borrowed("exec"),
+            Operation::Borrowed("query"),
+            Operation::Borrowed("close"),
+        ];
+        &OPERATIONS
+    }
+
+    async fn invoke(&self, request: InvokeRequest) -> Result<Option<InvokeResponse>, InvokeError> {
+        if request.operation == "close" {
+            self.pool.close().await;
+            return Ok(None);
+        }
+        let sql = request
+            .metadata
+            .get("sql")
+            .filter(|sql| !sql.is_empty())
+            .ok_or_else(|| InvokeError::new("required metadata not set: sql"))?;
+        let values = match request.metadata.get("params").filter(|text| !text.is_empty()) {
+            None => Vec::new(),
+            Some(text) => match outrigger_gojson::parse(text.as_bytes()) {
+                Ok(Value::Array(values)) => values,
+                _ => {
+                    return Err(InvokeError::new(
+                        "invalid metadata property params: failed to unserialize into an array",
+                    ));
+                }
+            },
+        };
+        let (started, clock) = (now(), Instant::now());
+        let is_query = request.operation == "query";
+        let outcome = self
+            .run(sql, &values, is_query)
+            .await
+            .map_err(|error| InvokeError::new(format!("error executing query: {error}")))?;
+        let mut response = InvokeResponse {
+            data: None,
+            metadata: RequestMetadata::from([
+                ("operation".to_owned(), request.operation.clone()),
+                ("sql".to_owned(), sql.clone()),
+                ("start-time".to_owned(), started),
+                ("end-time".to_owned(), now()),
+                ("duration".to_owned(), duration(clock.elapsed())),
+            ]),
+        };
+        match outcome {
+            Outcome::Affected(rows) => {
+                response
+                    .metadata
+                    .insert("rows-affected".to_owned(), rows.to_string());
+            }
+            Outcome::Rows(rows) => {
+                let json = outrigger_gojson::to_vec(&Value::Array(rows), Numbers::Verbatim, true);
+                response.data = Some(json.into());
+            }
+        }
+        Ok(Some(response))
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = since.saturating_sub(Duration::from_secs(EPOCH)).as_micros();
+    time(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+fn duration(elapsed: Duration) -> String {
+    GoDuration::from_nanos(i64::try_from(elapsed.as_nanos()).unwrap_or(i64::MAX)).to_string()
+}

@@ -1,0 +1,111 @@
+//! `configuration.postgresql`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outrigger_components_api::configuration::{ConfigurationStore, UpdateEvent, UpdateHandler};
+use outrigger_components_postgresql::PostgresConfiguration;
+
+use crate::server::Server;
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<UpdateEvent>>);
+
+#[async_trait]
+impl UpdateHandler for Seen {
+    async fn handle(&self, event: UpdateEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Seen {
+    async fn wait(&self, n: usize) -> Vec<UpdateEvent> {
+        let came = async {
+            while self.0.lock().unwrap().len() < n {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), came).await.unwrap();
+        self.0.lock().unwrap().clone()
+    }
+}
+
+async fn notify(server: &Server, key: &str, value: &str) {
+    let payload = format!(
+        r#"{{"data": {{"KEY": "{key}", "value": "{value}", "version": "1", "metadata": {{"a": "b"}}}}}}"#
+    );
+    server
+        .client()
+        .await
+        .execute("SELECT pg_notify('config', $1)", &[&payload])
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn values_are_read_by_version_and_changes_are_told() {
+    let mut server = Server::start().await;
+    let missing = PostgresConfiguration::connect(&server.context(&[("table", "config")])).await;
+    assert!(missing.unwrap_err().0.contains("does not exist"));
+    server
+        .client()
+        .await
+        .batch_execute(
+            "CREATE TABLE config (key text, value text, version text, metadata jsonb);
+             INSERT INTO config VALUES ('a', 'old', '1', NULL), ('a', 'new', '10', '{\"m\": \"x\"}'),
+                ('a', 'odd', 'latest', NULL), ('b', 'two', 'v1', '{}')",
+        )
+        .await
+        .unwrap();
+    let context = server.context(&[("table", "config"), ("pgNotifyChannel", "config")]);
+    let store = PostgresConfiguration::connect(&context).await.unwrap();
+    let none = Default::default();
+    let all = store.get(&[], &none).await.unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!(
+        (all["a"].value.as_str(), all["a"].version.as_str()),
+        ("new", "10")
+    );
+    assert_eq!(all["a"].metadata["m"], "x");
+    assert_eq!(
+        store.get(&["b".into(), "z".into()], &none).await.unwrap().len(),
+        1
+    );
+    let error = store.get(&["b;".into()], &none).await.unwrap_err();
+    assert_eq!(error.0, "invalid key : 'b;'");
+
+    let seen = Arc::new(Seen::default());
+    let watch = store.subscribe(&["a".into()], &none, seen.clone()).await.unwrap();
+    notify(&server, "b", "ignored").await;
+    notify(&server, "a", "changed").await;
+    let events = seen.wait(1).await;
+    assert_eq!(events[0].id, watch.id);
+    assert_eq!(events[0].items["a"].value, "changed");
+    assert_eq!(events[0].items["a"].metadata["a"], "b");
+    // The server goes and comes back: notices are heard again.
+    server.kill();
+    server.start_again().await;
+    let again = async {
+        loop {
+            notify(&server, "a", "again").await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if seen.0.lock().unwrap().len() > 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again)
+        .await
+        .unwrap();
+    watch.subscription.close().await;
+    for (settings, text) in [
+        (vec![], "missing postgreSQL configuration table name"),
+        (vec![("table", "Upper")], "invalid table name"),
+    ] {
+        let error = PostgresConfiguration::connect(&server.context(&settings))
+            .await
+            .unwrap_err();
+        assert!(error.0.contains(text), "{error}");
+    }
+}
