@@ -48,6 +48,12 @@ const TABLE: &[Row] = &[
         why: "types and their schemas; who stores or serves them is not its business",
     },
     Row {
+        who: &["outrigger-injector"],
+        ours: &["outrigger-identity", "outrigger-process", "outrigger-service"],
+        never: &["axum"],
+        why: "a webhook: settings and a pod in, a patch out",
+    },
+    Row {
         who: &["outrigger-oci"],
         ours: &[],
         never: IO,
