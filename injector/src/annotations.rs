@@ -99,7 +99,9 @@ impl<'a> Annotations<'a> {
                 && !KNOWN.contains(&short)
             {
                 annotations.warn(match nearest(short) {
-                    Some(known) => format!("annotation {name} is not known and has no effect; did you mean {PREFIX}{known}?"),
+                    Some(known) => format!(
+                        "annotation {name} is not known and has no effect; did you mean {PREFIX}{known}?"
+                    ),
                     None => format!("annotation {name} is not known and has no effect"),
                 });
             }
@@ -228,7 +230,14 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_go_reads_them() {
-        for (text, want) in [("80", Some(80)), ("-1", Some(-1)), ("+5", Some(5)), (" 80", None), ("", None), ("2147483648", None)] {
+        for (text, want) in [
+            ("80", Some(80)),
+            ("-1", Some(-1)),
+            ("+5", Some(5)),
+            (" 80", None),
+            ("", None),
+            ("2147483648", None),
+        ] {
             assert_eq!(parse_number(text), want, "{text:?}");
         }
     }

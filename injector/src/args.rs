@@ -78,7 +78,10 @@ pub(crate) fn flags(
     ports: Ports,
     mtls: bool,
 ) -> Vec<String> {
-    let mut args = Args { list: Vec::with_capacity(48), annotations };
+    let mut args = Args {
+        list: Vec::with_capacity(48),
+        annotations,
+    };
     args.add("--dapr-http-port", HTTP_PORT.to_string());
     args.add("--dapr-grpc-port", ports.grpc.to_string());
     args.add("--dapr-internal-grpc-port", ports.internal.to_string());
@@ -114,7 +117,10 @@ pub(crate) fn flags(
     if let Some(on) = annotations.switch("enable-api-logging") {
         args.bare(&format!("--enable-api-logging={on}"));
     }
-    args.switch("--disable-builtin-k8s-secret-store", "disable-builtin-k8s-secret-store");
+    args.switch(
+        "--disable-builtin-k8s-secret-store",
+        "disable-builtin-k8s-secret-store",
+    );
     health_check(&mut args);
     args.text("--app-binding-options-timeout", "app-binding-options-timeout");
     args.switch("--log-as-json", "log-as-json");
@@ -128,7 +134,10 @@ pub(crate) fn flags(
     args.text("--max-body-size", "max-body-size");
     args.number("--dapr-http-read-buffer-size", "http-read-buffer-size");
     args.text("--read-buffer-size", "read-buffer-size");
-    if annotations.text("unix-domain-socket-path").is_some_and(|path| !path.is_empty()) {
+    if annotations
+        .text("unix-domain-socket-path")
+        .is_some_and(|path| !path.is_empty())
+    {
         args.add("--unix-domain-socket", UNIX_SOCKETS);
     }
     args.text("--dapr-block-shutdown-duration", "block-shutdown-duration");
@@ -136,7 +145,10 @@ pub(crate) fn flags(
     match annotations.text("scheduler-host-address") {
         Some(address) => args.add("--scheduler-host-address", unquoted(address)),
         None if settings.scheduler => {
-            args.add("--scheduler-host-address", settings.address("dapr-scheduler-server-a", 443));
+            args.add(
+                "--scheduler-host-address",
+                settings.address("dapr-scheduler-server-a", 443),
+            );
         }
         None => {}
     }
@@ -153,7 +165,10 @@ fn actors(settings: &Settings, args: &mut Args<'_>) {
             args.add("--actors-service", other_service(settings, service));
         }
         (None, None) if settings.actors => {
-            args.add("--placement-host-address", settings.address("dapr-placement-server", 50005));
+            args.add(
+                "--placement-host-address",
+                settings.address("dapr-placement-server", 50005),
+            );
         }
         // An empty annotation, or actors switched off.
         _ => {}
@@ -161,7 +176,10 @@ fn actors(settings: &Settings, args: &mut Args<'_>) {
 }
 
 fn other_service(settings: &Settings, service: &crate::settings::OtherService) -> String {
-    let (host, port) = service.address.split_once(':').unwrap_or((&service.address, "443"));
+    let (host, port) = service
+        .address
+        .split_once(':')
+        .unwrap_or((&service.address, "443"));
     format!(
         "{}:{host}.{}.svc.{}:{port}",
         service.name, settings.namespace, settings.cluster_domain
@@ -173,7 +191,10 @@ fn health_check(args: &mut Args<'_>) {
         return;
     }
     args.bare("--enable-app-health-check");
-    args.add("--app-health-check-path", args.annotations.text_or("app-health-check-path", "/healthz"));
+    args.add(
+        "--app-health-check-path",
+        args.annotations.text_or("app-health-check-path", "/healthz"),
+    );
     for (flag, annotation, default) in [
         ("--app-health-probe-interval", "app-health-probe-interval", 5),
         ("--app-health-probe-timeout", "app-health-probe-timeout", 500),

@@ -49,7 +49,11 @@ impl<'a> Plan<'a> {
         let folder = annotations
             .text_or("pluggable-components-sockets-folder", "")
             .to_owned();
-        let folder = if folder.is_empty() { settings.sockets_folder.clone() } else { folder };
+        let folder = if folder.is_empty() {
+            settings.sockets_folder.clone()
+        } else {
+            folder
+        };
         Self { own, added, folder }
     }
 
@@ -140,10 +144,18 @@ fn containers(
                 continue;
             }
         };
-        if found.iter().any(|known| known.get("image") == container.get("image")) {
+        if found
+            .iter()
+            .any(|known| known.get("image") == container.get("image"))
+        {
             continue;
         }
-        if container.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
+        if container
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .is_empty()
+        {
             container.insert("name".into(), json!(component.component));
         }
         found.push(container);

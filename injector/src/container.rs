@@ -29,7 +29,13 @@ pub(crate) fn build(settings: &Settings, annotations: &Annotations<'_>, pod: &Va
     container.insert("imagePullPolicy".into(), json!(settings.pull_policy));
     let debug = annotations.switch_or("enable-debug", false);
     let debug_port = annotations.number_or("debug-port", 40000);
-    command(settings, pod, debug.then_some(debug_port), parts.flags, &mut container);
+    command(
+        settings,
+        pod,
+        debug.then_some(debug_port),
+        parts.flags,
+        &mut container,
+    );
     container.insert("ports".into(), ports(parts.ports, debug.then_some(debug_port)));
     container.insert("env".into(), Value::Array(parts.env));
     if !parts.mounts.is_empty() {
@@ -50,7 +56,13 @@ pub(crate) fn build(settings: &Settings, annotations: &Annotations<'_>, pod: &Va
 }
 
 /// The program: the first argument, since images have no entrypoint; a command where a node ignores images' own.
-fn command(settings: &Settings, pod: &Value, debug_port: Option<i32>, flags: Vec<String>, container: &mut Map<String, Value>) {
+fn command(
+    settings: &Settings,
+    pod: &Value,
+    debug_port: Option<i32>,
+    flags: Vec<String>,
+    container: &mut Map<String, Value>,
+) {
     let mut program = vec!["/daprd".to_owned()];
     let mut first = Vec::new();
     if let Some(port) = debug_port {
@@ -83,7 +95,8 @@ fn tolerates_virtual_node(settings: &Settings, pod: &Value) -> bool {
     let tolerations = pod.pointer("/spec/tolerations").and_then(Value::as_array);
     tolerations.into_iter().flatten().any(|toleration| {
         // Equal as Go compares them: a pointer to seconds never equals another.
-        toleration.get("tolerationSeconds").is_none_or(Value::is_null) && settings.ignore_entrypoint.contains(toleration)
+        toleration.get("tolerationSeconds").is_none_or(Value::is_null)
+            && settings.ignore_entrypoint.contains(toleration)
     })
 }
 
@@ -101,7 +114,8 @@ fn ports(ports: Ports, debug: Option<i32>) -> Value {
 
 /// A probe's numbers: delay, timeout, period, threshold.
 fn probe(annotations: &Annotations<'_>, kind: &str, defaults: (i32, i32, i32, i32)) -> Value {
-    let number = |what: &str, default: i32| annotations.number_or(&format!("sidecar-{kind}-probe-{what}"), default);
+    let number =
+        |what: &str, default: i32| annotations.number_or(&format!("sidecar-{kind}-probe-{what}"), default);
     let mut probe = Map::new();
     for (field, number) in [
         ("initialDelaySeconds", number("delay-seconds", defaults.0)),
@@ -151,7 +165,9 @@ fn resources(annotations: &Annotations<'_>) -> Value {
 /// Kubernetes' quantities: a decimal number with a suffix or an exponent.
 fn is_quantity(text: &str) -> bool {
     let digits = text.trim_start_matches(['+', '-']);
-    let end = digits.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(digits.len());
     let (number, suffix) = digits.split_at(end);
     let well_formed = number.bytes().any(|b| b.is_ascii_digit())
         && number.bytes().filter(|b| *b == b'.').count() <= 1
@@ -163,7 +179,21 @@ fn is_quantity(text: &str) -> bool {
         && (exponent
             || matches!(
                 suffix,
-                "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+                "" | "n"
+                    | "u"
+                    | "m"
+                    | "k"
+                    | "M"
+                    | "G"
+                    | "T"
+                    | "P"
+                    | "E"
+                    | "Ki"
+                    | "Mi"
+                    | "Gi"
+                    | "Ti"
+                    | "Pi"
+                    | "Ei"
             ))
 }
 
@@ -184,7 +214,10 @@ fn security_context(settings: &Settings, annotations: &Annotations<'_>) -> Value
             context["runAsGroup"] = json!(group);
         }
     }
-    if let Some(profile) = annotations.text("sidecar-seccomp-profile-type").filter(|text| !text.is_empty()) {
+    if let Some(profile) = annotations
+        .text("sidecar-seccomp-profile-type")
+        .filter(|text| !text.is_empty())
+    {
         if !matches!(profile, "RuntimeDefault" | "Unconfined" | "Localhost") {
             annotations.warn(format!(
                 "annotation dapr.io/sidecar-seccomp-profile-type: {profile:?} is none of RuntimeDefault, Unconfined, Localhost"

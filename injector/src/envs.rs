@@ -64,7 +64,10 @@ pub(crate) fn of_sidecar(
     if let Some(folder) = sockets_folder {
         env.push(variable("DAPR_COMPONENT_SOCKETS_FOLDER", folder));
     }
-    for (annotation, name) in [("api-token-secret", "DAPR_API_TOKEN"), ("app-token-secret", "APP_API_TOKEN")] {
+    for (annotation, name) in [
+        ("api-token-secret", "DAPR_API_TOKEN"),
+        ("app-token-secret", "APP_API_TOKEN"),
+    ] {
         if let Some(from) = annotations.text(annotation).filter(|from| !from.is_empty()) {
             env.push(secret(name, from, "token"));
         }
@@ -117,7 +120,9 @@ fn begins_pair(text: &str) -> bool {
     let name: &str = text.split('=').next().unwrap_or_default();
     let mut letters = name.chars();
     name.len() < text.len()
-        && letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 

@@ -6,13 +6,17 @@
 
 pub mod annotations;
 mod args;
+pub mod cluster;
 mod components;
 mod container;
 mod envs;
+pub mod metrics;
 pub mod patch;
 mod requester;
 pub mod review;
+pub mod run;
 pub mod settings;
 mod volumes;
+pub mod webhook;
 
 pub use requester::{AllowedAccounts, BadPattern};

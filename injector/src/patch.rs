@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::annotations::{Annotations, is_truthy};
 use crate::args::{self, Ports};
-use crate::components::Plan;
 pub use crate::components::ComponentContainer;
+use crate::components::Plan;
 use crate::container::{self, NAME, Parts};
 use crate::settings::{Native, Settings};
 use crate::{envs, volumes};
@@ -95,13 +95,26 @@ pub fn build(situation: &Situation<'_>, pod: &Value) -> Result<(Vec<Value>, Vec<
     }
     let parts = Parts {
         flags: args::flags(settings, &annotations, app_id, ports, situation.mtls),
-        env: envs::of_sidecar(settings, &annotations, situation.namespace, situation.trust_anchors, folder),
+        env: envs::of_sidecar(
+            settings,
+            &annotations,
+            situation.namespace,
+            situation.trust_anchors,
+            folder,
+        ),
         mounts: volumes.mounts,
         ports,
         native,
     };
     let sidecar = container::build(settings, &annotations, pod, parts);
-    patch.add(if native { "/spec/initContainers/-" } else { "/spec/containers/-" }, sidecar);
+    patch.add(
+        if native {
+            "/spec/initContainers/-"
+        } else {
+            "/spec/containers/-"
+        },
+        sidecar,
+    );
     let metrics = annotations.switch_or("enable-metrics", true);
     for (label, value) in [
         ("sidecar-injected", "true".to_owned()),
@@ -110,7 +123,14 @@ pub fn build(situation: &Situation<'_>, pod: &Value) -> Result<(Vec<Value>, Vec<
     ] {
         patch.add(&format!("/metadata/labels/dapr.io~1{label}"), json!(value));
     }
-    app_containers(pod, &plan, &annotations, ports, volumes.app_mount.as_ref(), &mut patch);
+    app_containers(
+        pod,
+        &plan,
+        &annotations,
+        ports,
+        volumes.app_mount.as_ref(),
+        &mut patch,
+    );
     plan.patch(pod, &mut patch);
     Ok((patch.operations, annotations.warnings()))
 }
@@ -174,7 +194,9 @@ fn app_containers(
 /// An app id names a Service `<id>-dapr`, so that must be a DNS label.
 fn check_app_id(app_id: &str) -> Result<(), Refusal> {
     if app_id.is_empty() {
-        return Err(Refusal("value for the dapr.io/app-id annotation is empty".to_owned()));
+        return Err(Refusal(
+            "value for the dapr.io/app-id annotation is empty".to_owned(),
+        ));
     }
     let service = format!("{app_id}-dapr");
     let mut problems = Vec::new();
@@ -209,10 +231,18 @@ impl Patch {
             .filter_map(Value::as_object)
             .collect();
         let text = |value: &Value, field: &str| {
-            value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+            value
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
         };
         let list = |container: &Map<String, Value>, field: &str| {
-            container.get(field).and_then(Value::as_array).cloned().unwrap_or_default()
+            container
+                .get(field)
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default()
         };
         Self {
             operations: Vec::new(),
@@ -222,14 +252,22 @@ impl Patch {
                 .map(|_| volumes::names(pod).into_iter().map(str::to_owned).collect()),
             has_env: containers
                 .iter()
-                .map(|container| list(container, "env").iter().map(|env| text(env, "name")).collect())
+                .map(|container| {
+                    list(container, "env")
+                        .iter()
+                        .map(|env| text(env, "name"))
+                        .collect()
+                })
                 .collect(),
             has_mounts: containers
                 .iter()
                 .map(|container| {
                     let mounts = list(container, "volumeMounts");
                     (!mounts.is_empty()).then(|| {
-                        mounts.iter().map(|mount| (text(mount, "name"), text(mount, "mountPath"))).collect()
+                        mounts
+                            .iter()
+                            .map(|mount| (text(mount, "name"), text(mount, "mountPath")))
+                            .collect()
                     })
                 })
                 .collect(),
@@ -237,7 +275,8 @@ impl Patch {
     }
 
     pub(crate) fn add(&mut self, path: &str, value: Value) {
-        self.operations.push(json!({"op": "add", "path": path, "value": value}));
+        self.operations
+            .push(json!({"op": "add", "path": path, "value": value}));
     }
 
     /// Several at once: one operation if the pod has none yet, one each otherwise.
@@ -281,7 +320,10 @@ impl Patch {
             self.add(&path, Value::Array(variables.to_vec()));
             return;
         }
-        let new: Vec<&Value> = variables.iter().filter(|variable| !known.contains(&name(variable))).collect();
+        let new: Vec<&Value> = variables
+            .iter()
+            .filter(|variable| !known.contains(&name(variable)))
+            .collect();
         known.extend(new.iter().map(|variable| name(variable)));
         for variable in new {
             self.add(&format!("{path}/-"), variable.clone());

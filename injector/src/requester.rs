@@ -38,7 +38,11 @@ impl AllowedAccounts {
     pub fn new(lists: &[String]) -> Result<Self, BadPattern> {
         let mut patterns = Vec::new();
         let entries = lists.iter().flat_map(|list| list.split(',')).map(str::trim);
-        for entry in BUILT_IN.iter().copied().chain(entries.filter(|entry| !entry.is_empty())) {
+        for entry in BUILT_IN
+            .iter()
+            .copied()
+            .chain(entries.filter(|entry| !entry.is_empty()))
+        {
             let pair = match entry.split(':').collect::<Vec<_>>()[..] {
                 [namespace, name] => (namespace.trim().to_owned(), name.trim().to_owned()),
                 _ => {
@@ -54,7 +58,10 @@ impl AllowedAccounts {
             }
             patterns.push(pair);
         }
-        Ok(Self { patterns, uids: HashSet::new() })
+        Ok(Self {
+            patterns,
+            uids: HashSet::new(),
+        })
     }
 
     /// Whether a service account is one of them; its UID then counts too.

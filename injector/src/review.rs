@@ -45,6 +45,14 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
+impl Answer {
+    /// Why the pod is refused, if it is.
+    pub fn message(&self) -> &str {
+        let message = self.body.pointer("/response/status/message");
+        message.and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
 impl Review {
     /// Reads a request.
     ///
@@ -58,16 +66,34 @@ impl Review {
                     body[field] = value.clone();
                 }
             }
-            Answer { body, outcome: Outcome::Refused { app_id: String::new() } }
+            Answer {
+                body,
+                outcome: Outcome::Refused {
+                    app_id: String::new(),
+                },
+            }
         };
-        let head: Value = serde_json::from_slice(body)
-            .map_err(|error| refuse(None, format!("couldn't get version/kind; json parse error: {error}")))?;
+        let head: Value = serde_json::from_slice(body).map_err(|error| {
+            refuse(
+                None,
+                format!("couldn't get version/kind; json parse error: {error}"),
+            )
+        })?;
         if head.get("kind").and_then(Value::as_str) != Some("AdmissionReview") {
-            return Err(refuse(None, "the body is not an AdmissionReview of admission.k8s.io/v1".to_owned()));
+            return Err(refuse(
+                None,
+                "the body is not an AdmissionReview of admission.k8s.io/v1".to_owned(),
+            ));
         }
         match head.get("request") {
-            Some(request) if request.is_object() => Ok(Self { request: request.clone(), head }),
-            _ => Err(refuse(Some(&head), "the AdmissionReview has no request".to_owned())),
+            Some(request) if request.is_object() => Ok(Self {
+                request: request.clone(),
+                head,
+            }),
+            _ => Err(refuse(
+                Some(&head),
+                "the AdmissionReview has no request".to_owned(),
+            )),
         }
     }
 
@@ -130,10 +156,15 @@ impl Review {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        allowed.allows(self.text("/userInfo/username"), self.text("/userInfo/uid"), &groups)
+        allowed.allows(
+            self.text("/userInfo/username"),
+            self.text("/userInfo/uid"),
+            &groups,
+        )
     }
 
-    fn refuse(&self, text: &str, app_id: String) -> Answer {
+    /// The refusal of the pod, in these words.
+    pub fn refuse(&self, text: &str, app_id: String) -> Answer {
         let response = json!({"allowed": false, "status": {"metadata": {}, "message": text}});
         self.reply(response, Outcome::Refused { app_id })
     }
@@ -147,7 +178,10 @@ impl Review {
     }
 
     fn text(&self, path: &str) -> &str {
-        self.request.pointer(path).and_then(Value::as_str).unwrap_or_default()
+        self.request
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 }
 
@@ -165,8 +199,14 @@ fn not_a_pod(object: &Value) -> Option<String> {
         ("/spec/initContainers", Value::is_array, "a list"),
         ("/spec/volumes", Value::is_array, "a list"),
     ] {
-        if object.pointer(path).is_some_and(|value| !value.is_null() && !is_right(value)) {
-            return Some(format!("{} should be {want}", path.trim_start_matches('/').replace('/', ".")));
+        if object
+            .pointer(path)
+            .is_some_and(|value| !value.is_null() && !is_right(value))
+        {
+            return Some(format!(
+                "{} should be {want}",
+                path.trim_start_matches('/').replace('/', ".")
+            ));
         }
     }
     None

@@ -117,9 +117,10 @@ impl Settings {
         let service = |name: &'static str, address: &'static str| match text(name) {
             None => Ok(None),
             Some(name) => match text(address) {
-                Some(address) if address.split_once(':').is_some_and(|(host, port)| {
-                    !host.is_empty() && port.parse::<u16>().is_ok()
-                }) =>
+                Some(address)
+                    if address
+                        .split_once(':')
+                        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) =>
                 {
                     Ok(Some(OtherService { name, address }))
                 }
@@ -130,7 +131,10 @@ impl Settings {
             },
         };
         let mut accounts = Vec::new();
-        for name in ["ALLOWED_SERVICE_ACCOUNTS", "ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES"] {
+        for name in [
+            "ALLOWED_SERVICE_ACCOUNTS",
+            "ALLOWED_SERVICE_ACCOUNTS_PREFIX_NAMES",
+        ] {
             accounts.push(text(name).unwrap_or_default());
         }
         let allowed = AllowedAccounts::new(&accounts).map_err(|BadPattern(text)| BadSetting {
@@ -141,7 +145,8 @@ impl Settings {
             image: required("SIDECAR_IMAGE")?,
             pull_policy: pull_policy(text("SIDECAR_IMAGE_PULL_POLICY").as_deref()),
             namespace: required("NAMESPACE")?,
-            trust_domain: text("DAPR_CONTROL_PLANE_TRUST_DOMAIN").unwrap_or_else(|| "cluster.local".to_owned()),
+            trust_domain: text("DAPR_CONTROL_PLANE_TRUST_DOMAIN")
+                .unwrap_or_else(|| "cluster.local".to_owned()),
             cluster_domain: text("KUBE_CLUSTER_DOMAIN").unwrap_or_else(cluster_domain),
             allowed,
             ignore_entrypoint: tolerations(text("IGNORE_ENTRYPOINT_TOLERATIONS").as_deref()),
@@ -163,7 +168,8 @@ impl Settings {
                 Some(_) => Native::Off,
             },
             identity_token: true,
-            sockets_folder: text("DAPR_COMPONENT_SOCKETS_FOLDER").unwrap_or_else(|| SOCKETS_FOLDER.to_owned()),
+            sockets_folder: text("DAPR_COMPONENT_SOCKETS_FOLDER")
+                .unwrap_or_else(|| SOCKETS_FOLDER.to_owned()),
         })
     }
 
@@ -186,7 +192,9 @@ fn pull_policy(value: Option<&str>) -> String {
 fn tolerations(text: Option<&str>) -> Vec<Value> {
     let Some(text) = text else { return Vec::new() };
     serde_json::from_str(text).unwrap_or_else(|error| {
-        tracing::warn!("IGNORE_ENTRYPOINT_TOLERATIONS is ignored, it is no JSON list of tolerations: {error}");
+        tracing::warn!(
+            "IGNORE_ENTRYPOINT_TOLERATIONS is ignored, it is no JSON list of tolerations: {error}"
+        );
         Vec::new()
     })
 }
@@ -212,7 +220,11 @@ mod tests {
 
     fn read(vars: &[(&str, &str)]) -> Result<Settings, BadSetting> {
         Settings::read(
-            |name| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()),
+            |name| {
+                vars.iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).to_owned())
+            },
             true,
         )
     }
@@ -222,10 +234,24 @@ mod tests {
         assert_eq!(read(&[]).unwrap_err().name, "SIDECAR_IMAGE");
         let base = [("SIDECAR_IMAGE", "i"), ("NAMESPACE", "n")];
         let with = |more: (&'static str, &'static str)| read(&[base[0], base[1], more]);
-        assert_eq!(with(("SIDECAR_RUN_AS_USER", "me")).unwrap_err().name, "SIDECAR_RUN_AS_USER");
-        assert_eq!(with(("ALLOWED_SERVICE_ACCOUNTS", "a")).unwrap_err().name, "ALLOWED_SERVICE_ACCOUNTS");
-        assert_eq!(with(("ACTORS_SERVICE_NAME", "x")).unwrap_err().name, "ACTORS_SERVICE_ADDRESS");
-        assert!(with(("IGNORE_ENTRYPOINT_TOLERATIONS", "[{\\\"key\\\"")).unwrap().ignore_entrypoint.is_empty());
+        assert_eq!(
+            with(("SIDECAR_RUN_AS_USER", "me")).unwrap_err().name,
+            "SIDECAR_RUN_AS_USER"
+        );
+        assert_eq!(
+            with(("ALLOWED_SERVICE_ACCOUNTS", "a")).unwrap_err().name,
+            "ALLOWED_SERVICE_ACCOUNTS"
+        );
+        assert_eq!(
+            with(("ACTORS_SERVICE_NAME", "x")).unwrap_err().name,
+            "ACTORS_SERVICE_ADDRESS"
+        );
+        assert!(
+            with(("IGNORE_ENTRYPOINT_TOLERATIONS", "[{\\\"key\\\""))
+                .unwrap()
+                .ignore_entrypoint
+                .is_empty()
+        );
     }
 
     #[test]

@@ -27,19 +27,37 @@ pub(crate) fn of_sidecar(
     pod: &Value,
     sockets_folder: Option<&str>,
 ) -> Volumes {
-    let mut found = Volumes { volumes: Vec::new(), mounts: Vec::new(), app_mount: None };
+    let mut found = Volumes {
+        volumes: Vec::new(),
+        mounts: Vec::new(),
+        app_mount: None,
+    };
     user_mounts(annotations, pod, "volume-mounts", true, &mut found.mounts);
     user_mounts(annotations, pod, "volume-mounts-rw", false, &mut found.mounts);
-    if let Some(path) = annotations.text("unix-domain-socket-path").filter(|path| !path.is_empty()) {
-        found.volumes.push(json!({"name": UNIX_SOCKET_VOLUME, "emptyDir": {"medium": "Memory"}}));
-        found.mounts.push(json!({"name": UNIX_SOCKET_VOLUME, "mountPath": UNIX_SOCKETS}));
+    if let Some(path) = annotations
+        .text("unix-domain-socket-path")
+        .filter(|path| !path.is_empty())
+    {
+        found
+            .volumes
+            .push(json!({"name": UNIX_SOCKET_VOLUME, "emptyDir": {"medium": "Memory"}}));
+        found
+            .mounts
+            .push(json!({"name": UNIX_SOCKET_VOLUME, "mountPath": UNIX_SOCKETS}));
         found.app_mount = Some(json!({"name": UNIX_SOCKET_VOLUME, "mountPath": path}));
     }
     if settings.identity_token {
-        let audience = format!("spiffe://{}/ns/{}/dapr-sentry", settings.trust_domain, settings.namespace);
-        found.volumes.push(json!({"name": TOKEN, "projected": {"defaultMode": 420, "sources": [
-            {"serviceAccountToken": {"audience": audience, "expirationSeconds": 7200, "path": "token"}}]}}));
-        found.mounts.push(json!({"name": TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": true}));
+        let audience = format!(
+            "spiffe://{}/ns/{}/dapr-sentry",
+            settings.trust_domain, settings.namespace
+        );
+        found.volumes.push(
+            json!({"name": TOKEN, "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"audience": audience, "expirationSeconds": 7200, "path": "token"}}]}}),
+        );
+        found
+            .mounts
+            .push(json!({"name": TOKEN, "mountPath": TOKEN_FOLDER, "readOnly": true}));
     }
     if let Some(folder) = sockets_folder {
         found.mounts.push(component_mount(folder));
@@ -62,7 +80,13 @@ pub(crate) fn names(pod: &Value) -> Vec<&str> {
 }
 
 /// Mounts that the pod asks for: `volume:path,…` of volumes that it has.
-fn user_mounts(annotations: &Annotations<'_>, pod: &Value, annotation: &str, read_only: bool, mounts: &mut Vec<Value>) {
+fn user_mounts(
+    annotations: &Annotations<'_>,
+    pod: &Value,
+    annotation: &str,
+    read_only: bool,
+    mounts: &mut Vec<Value>,
+) {
     let known = names(pod);
     for entry in annotations.text(annotation).unwrap_or_default().split(',') {
         let entry = entry.trim();
