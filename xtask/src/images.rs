@@ -42,7 +42,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("sentry", "outrigger-sentry"),
     ("placement", "outrigger-placement"),
     ("scheduler", "outrigger-scheduler"),
-    ("operator", "outrigger-operator"),
     ("injector", "outrigger-injector"),
 ];
 
@@ -185,6 +184,14 @@ fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_program_is_built_from_a_package_of_the_workspace() {
+        let packages = crate::workspace::packages().expect("cargo lists the workspace");
+        for (program, package) in PROGRAMS {
+            assert!(packages.iter().any(|known| known.name == *package), "{program}: no package {package}");
+        }
+    }
 
     #[test]
     fn libraries_are_read_from_what_ldd_prints() {
