@@ -189,7 +189,10 @@ mod tests {
     fn every_program_is_built_from_a_package_of_the_workspace() {
         let packages = crate::workspace::packages().expect("cargo lists the workspace");
         for (program, package) in PROGRAMS {
-            assert!(packages.iter().any(|known| known.name == *package), "{program}: no package {package}");
+            assert!(
+                packages.iter().any(|known| known.name == *package),
+                "{program}: no package {package}"
+            );
         }
     }
 
