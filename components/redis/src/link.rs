@@ -1,8 +1,9 @@
 //! Connections: one shared by all commands, made anew when lost, and extra ones for reads that block.
 
+mod connection;
+
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::settings::Settings;
+pub(crate) use connection::Connection;
 
 /// Answers of a server that is starting, failing over or full: worth another try.
 const PASSING: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"];
@@ -25,7 +27,7 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 struct Current {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     /// Which connection this is, so that only the one that failed is thrown away.
     number: u64,
     /// The last try that failed, for those who waited meanwhile: each trying anew would keep the last one waiting
@@ -95,7 +97,7 @@ impl Link {
         }
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
+    async fn connection(&self) -> Result<(Connection, u64), RedisError> {
         let asked = Instant::now();
         let mut current = self.current.lock().await;
         if current.closed {
@@ -135,10 +137,10 @@ impl Link {
     ///
     /// # Errors
     /// Why the server cannot be reached.
-    pub(crate) async fn connect(
-        &self,
-        answer: Option<Duration>,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    pub(crate) async fn connect(&self, answer: Option<Duration>) -> Result<Connection, RedisError> {
+        if self.settings.cluster {
+            return Ok(Connection::Cluster(self.connect_cluster(answer).await?));
+        }
         let (host, port) = match &self.settings.sentinel {
             None => self.settings.hosts[0].clone(),
             Some(_) => self.master().await?,
@@ -150,9 +152,38 @@ impl Link {
             &self.settings.password,
             self.settings.database,
         )?;
-        client
+        let connection = client
             .get_multiplexed_async_connection_with_config(&self.config(answer))
-            .await
+            .await?;
+        Ok(Connection::Node(connection))
+    }
+
+    /// Finds the nodes of a cluster from those that are known. It follows them by itself from then on.
+    async fn connect_cluster(
+        &self,
+        answer: Option<Duration>,
+    ) -> Result<redis::cluster_async::ClusterConnection, RedisError> {
+        let settings = &self.settings;
+        let nodes = settings
+            .hosts
+            .iter()
+            .map(|(host, port)| {
+                self.client(host.clone(), *port, &settings.username, &settings.password, 0)
+                    .map(|client| client.get_connection_info().clone())
+            })
+            .collect::<Result<Vec<_>, RedisError>>()?;
+        let millis = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let mut builder = redis::cluster::ClusterClientBuilder::new(nodes)
+            .connection_timeout(settings.dial_timeout)
+            .retries(settings.retries)
+            .min_retry_wait(millis(
+                settings.min_retry_interval.min(Duration::from_millis(500)),
+            ))
+            .max_retry_wait(millis(settings.max_retry_interval));
+        if let Some(answer) = answer {
+            builder = builder.response_timeout(answer);
+        }
+        builder.build()?.get_async_connection().await
     }
 
     /// Asks the sentinels one after the other who is the master.
@@ -259,10 +290,19 @@ enum Request<'a> {
 }
 
 impl Request<'_> {
-    async fn send(self, mut connection: MultiplexedConnection) -> Result<Value, RedisError> {
-        match self {
-            Self::One(command) => command.query_async(&mut connection).await,
-            Self::Several(pipeline) => pipeline.query_async(&mut connection).await,
+    async fn send(self, mut connection: Connection) -> Result<Value, RedisError> {
+        match (self, &connection) {
+            (Self::One(command), _) => command.query_async(&mut connection).await,
+            // Keys of a cluster live on different nodes, which know no common transaction: one after the other, up
+            // to the first that fails. Nothing is rolled back on a single node either.
+            (Self::Several(pipeline), Connection::Cluster(_)) => {
+                let mut answers = Vec::new();
+                for command in pipeline.cmd_iter() {
+                    answers.push(command.query_async(&mut connection).await?);
+                }
+                Ok(Value::Array(answers))
+            }
+            (Self::Several(pipeline), Connection::Node(_)) => pipeline.query_async(&mut connection).await,
         }
     }
 }

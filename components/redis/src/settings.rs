@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) database: i64,
     pub(crate) tls: Option<Tls>,
     pub(crate) sentinel: Option<Sentinel>,
+    /// The hosts are some of the nodes of a cluster (`redisType: cluster`).
+    pub(crate) cluster: bool,
     /// Bound of making a connection.
     pub(crate) dial_timeout: Duration,
     /// Bound of an answer; `None` = wait for ever.
@@ -89,6 +91,7 @@ impl Settings {
             database: strict.integer("redisDB").unwrap_or(0),
             tls: Tls::decode(&mut strict),
             sentinel: Sentinel::decode(&mut strict),
+            cluster: strict.text("redisType") == Some("cluster"),
             dial_timeout: strict
                 .duration("dialTimeout")
                 .and_then(GoDuration::positive)
@@ -118,8 +121,7 @@ impl Settings {
         settings.hosts = hosts(host, port)?;
         if let Some(what) = unsupported {
             return Err(InitError(format!(
-                "redis client configuration error: {what} is not supported yet; use redisType: node, with a \
-                 password, or failover: true with sentinels"
+                "redis client configuration error: {what} is not supported yet; use a password"
             )));
         }
         if settings
@@ -187,9 +189,7 @@ fn check_unused(strict: &mut Strict<'_>) {
 /// What is asked for and not built.
 fn unsupported(strict: &mut Strict<'_>) -> Option<&'static str> {
     let entra = ["useEntraID", "useAzureAD"].map(|name| strict.boolean(name) == Some(true));
-    if strict.text("redisType") == Some("cluster") {
-        Some("redisType: cluster")
-    } else if entra.contains(&true) {
+    if entra.contains(&true) {
         Some("useEntraID: true")
     } else if strict.boolean("useOIDC") == Some(true) {
         Some("useOIDC: true")
@@ -324,12 +324,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_says_so() {
-        assert!(
-            decode(&[("redisType", "cluster")])
-                .unwrap_err()
-                .0
-                .contains("redisType: cluster")
-        );
+        assert!(decode(&[("redisType", "cluster")]).unwrap().cluster);
         assert!(
             decode(&[("useEntraID", "true")])
                 .unwrap_err()

@@ -43,14 +43,21 @@ impl RedisState {
         let ttl = strict.integer("ttlInSeconds");
         strict.finish()?;
         let link = Link::new(settings);
-        let mut info = redis::cmd("INFO");
-        info.arg("replication");
-        let replication: String = link.run(&info).await.map_err(|error| {
+        let failed = |error: RedisError| {
             InitError(format!(
                 "redis store: error connecting to redis at {}: {error}",
                 link.settings().host_text()
             ))
-        })?;
+        };
+        let mut replication = String::new();
+        if link.settings().cluster {
+            // Each node has replicas of its own; there is no command that waits for those of one key.
+            link.ping().await.map_err(failed)?;
+        } else {
+            let mut info = redis::cmd("INFO");
+            info.arg("replication");
+            replication = link.run(&info).await.map_err(failed)?;
+        }
         Ok(Self {
             link,
             ttl,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use outrigger_components_api::pubsub::{HandlerError, MessageHandler};
 use redis::RedisError;
-use redis::aio::MultiplexedConnection;
 use redis::streams::StreamId;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -16,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::Options;
 use super::entry;
 use super::group::{Group, after};
-use crate::link::Backoff;
+use crate::link::{Backoff, Connection};
 
 /// Pauses between tries while Redis is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -76,10 +75,7 @@ impl Consumer {
         finish(calls).await;
     }
 
-    async fn read(
-        &self,
-        connection: &mut Option<MultiplexedConnection>,
-    ) -> Result<Vec<StreamId>, RedisError> {
+    async fn read(&self, connection: &mut Option<Connection>) -> Result<Vec<StreamId>, RedisError> {
         let connection = match connection {
             Some(connection) => connection,
             None => {

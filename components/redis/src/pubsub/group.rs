@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::streams::{
     StreamClaimReply, StreamId, StreamPendingCountReply, StreamRangeReply, StreamReadReply,
 };
 use redis::{Cmd, RedisError};
 
-use crate::link::Link;
+use crate::link::{Connection, Link};
 
 /// Group and consumer have the same name, as in Go: all replicas of an app are one consumer.
 #[derive(Debug, Clone)]
@@ -38,7 +37,7 @@ impl Group {
     /// Waits for entries nobody has read yet.
     pub(super) async fn read_new(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         count: usize,
         block: Duration,
     ) -> Result<Vec<StreamId>, RedisError> {

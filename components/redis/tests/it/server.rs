@@ -67,6 +67,21 @@ impl Server {
         self.process.wait().unwrap();
     }
 
+    /// Stops it in the middle of what it does.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        let done = Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(done.success());
+    }
+
     /// A new, empty one on the same port.
     pub(crate) async fn start_again(&mut self) {
         self.process = spawn(self.dir.path(), &self.arguments, self.port);
