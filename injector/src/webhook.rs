@@ -129,7 +129,7 @@ impl Webhook {
         match &answer.outcome {
             Outcome::Injected { app_id } => tracing::info!("sidecar injected for app {app_id:?}"),
             Outcome::Refused { app_id } => {
-                tracing::error!("pod of app {app_id:?} refused: {}", answer.message())
+                tracing::error!("pod of app {app_id:?} refused: {}", answer.message());
             }
             Outcome::Untouched | Outcome::NotAllowed { .. } => {}
         }

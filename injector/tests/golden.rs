@@ -1,6 +1,8 @@
 //! Every recorded admission, answered without a network. What the webhook's HTTP and the webhook object look like is in
 //! `e2e/tests/injector.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::HashMap;
 use std::path::Path;
 
