@@ -246,6 +246,43 @@ async fn sentry_answers_in_kubernetes_as_recorded() {
         wrong.join("\n")
     );
     assert_eq!(replayed, 25);
+
+    // A good token for another namespace, and the same token again when its pod is gone.
+    let good = cases("sentry-kubernetes.json")
+        .into_iter()
+        .find(|case| case["id"] == "validator-kubernetes")
+        .expect("the case of a good token");
+    let mut replayed = request(&good["steps"][0]["send"]);
+    replayed.token = token(&kube, &good, &replayed.token);
+    client
+        .sign(&replayed)
+        .await
+        .expect("an answer")
+        .expect("a certificate");
+    let mut elsewhere = replayed.clone();
+    "farm".clone_into(&mut elsewhere.namespace);
+    let refused = client.sign(&elsewhere).await.expect("an answer");
+    assert_eq!(
+        refused.expect_err("another namespace"),
+        (7, "namespace mismatch; received namespace: farm".to_owned())
+    );
+    let pod = good["setup"]["pod"]["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    kube.kubectl(
+        &["delete", "pod", &pod, "-n", "shop", "--force", "--grace-period=0"],
+        "",
+    )
+    .expect("the pod can be deleted");
+    // The API server keeps what it found out about a token for ten seconds.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let (code, text) = client
+        .sign(&replayed)
+        .await
+        .expect("an answer")
+        .expect_err("its pod is gone");
+    assert!(code == 7 && text.starts_with("invalid token: "), "{code} {text}");
 }
 
 #[tokio::test]

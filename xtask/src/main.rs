@@ -4,6 +4,7 @@
 //! but the writer of image archives, so it also builds when they do not.
 
 mod bench;
+mod bench_sentry;
 mod ci;
 mod crds;
 mod demo;
@@ -45,6 +46,8 @@ enum Task {
     Crds,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
     Bench(bench::BenchArgs),
+    /// Measure sentry: certificates and handshakes per second, memory, a thousand sidecars that start at once
+    BenchSentry(bench_sentry::BenchSentryArgs),
     #[command(hide = true)]
     BenchApp(bench::app::AppArgs),
     #[command(hide = true)]
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Images(args) => images::run(&args),
         Task::Crds => crds::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchSentry(args) => bench_sentry::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),
         Task::BenchLoad(args) => bench::load::run(&args).and_then(|outcome| {
