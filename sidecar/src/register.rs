@@ -23,3 +23,34 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_sqlite::register(&mut registry);
     registry
 }
+
+#[cfg(all(
+    test,
+    feature = "kafka",
+    feature = "mqtt",
+    feature = "postgresql",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_the_reference_page_describes_is_registered() {
+        let registry = registry();
+        let page = include_str!("../../docs/COMPONENTS.md");
+        let types: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert!(types.len() > 10);
+        for name in types {
+            let (category, implementation) = name.split_once('.').expect("a heading is a type");
+            let found = match category {
+                "state" => registry.state.find(implementation, "v1").is_some(),
+                "pubsub" => registry.pubsub.find(implementation, "v1").is_some(),
+                "bindings" => registry.output_bindings.find(implementation, "v1").is_some(),
+                "configuration" => registry.configuration.find(implementation, "v1").is_some(),
+                other => panic!("{other} is no category"),
+            };
+            assert!(found, "{name}");
+        }
+    }
+}
