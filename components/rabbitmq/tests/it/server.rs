@@ -16,6 +16,8 @@ pub(crate) struct Server {
     dir: tempfile::TempDir,
     ports: [u16; 3],
     process: Child,
+    /// Erlang's name server. Started here, since the one that RabbitMQ would start outlives it.
+    names: Child,
 }
 
 fn free_port() -> u16 {
@@ -36,8 +38,20 @@ impl Server {
         );
         std::fs::write(dir.path().join("rabbitmq.conf"), config).unwrap();
         std::fs::write(dir.path().join("enabled_plugins"), "[].").unwrap();
+        let names = Command::new("epmd")
+            .args(["-port", &ports[2].to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("epmd comes with RabbitMQ: `cargo xtask setup` installs it");
         let process = spawn(dir.path(), &ports);
-        let server = Self { dir, ports, process };
+        let server = Self {
+            dir,
+            ports,
+            process,
+            names,
+        };
         server.wait().await;
         server
     }
@@ -122,11 +136,8 @@ impl Drop for Server {
         self.signal(Signal::CONT);
         self.signal(Signal::KILL);
         let _ = self.process.wait();
-        let _ = Command::new("epmd")
-            .args(["-port", &self.ports[2].to_string(), "-kill"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let _ = self.names.kill();
+        let _ = self.names.wait();
     }
 }
 
