@@ -32,6 +32,7 @@ use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
 use outrigger_sidecar_core::secrets::SecretService;
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
+use outrigger_sidecar_core::spans::Spans;
 use outrigger_sidecar_core::state::StateService;
 use outrigger_sidecar_core::tls::SystemRoots;
 use outrigger_sidecar_core::{Identity, Metrics, Sidecar};
@@ -203,6 +204,16 @@ pub(crate) async fn build(
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
     let roots = SystemRoots::default();
+    let spans = Spans::start(
+        &configuration.spec.tracing,
+        &config.app_id,
+        &config.environment,
+        &roots,
+        shutdown,
+        tasks,
+    )
+    .map_err(StartError::new)?;
+    let tracing = tracing(&configuration, spans);
     let app = AppChannel::new(
         &config.app,
         max_message,
@@ -263,7 +274,7 @@ pub(crate) async fn build(
         policies: policies.clone(),
         identity: identity.clone(),
         app: app.clone(),
-        tracing: tracing(&configuration),
+        tracing: tracing.clone(),
         ask_app: !config.app.disabled_init.subscribe,
     });
     let subscriptions = documents
@@ -290,7 +301,7 @@ pub(crate) async fn build(
         invoker,
         actors: ActorService::new(engine.clone()),
         actor_streams: Arc::new(StreamActors::default()),
-        tracing: tracing(&configuration),
+        tracing,
         metrics,
         readiness: Readiness::default(),
         extended: ExtendedMetadata::new(VERSION.into()),
@@ -355,13 +366,13 @@ async fn http_endpoints(
 
 /// Without a rate no spans are made, and with the rate 0 not even incoming ones are handed on
 /// (contract `observability`, section 4.1).
-fn tracing(configuration: &Configuration) -> Tracing {
+fn tracing(configuration: &Configuration, spans: Spans) -> Tracing {
     let text = &configuration.spec.tracing.sampling_rate;
-    if text.is_empty() {
-        return Tracing(Some(Sampler::repeating()));
+    if text.is_empty() && !spans.is_on() {
+        return Tracing(Some(Sampler::repeating()), spans);
     }
     let rate = configuration::sampling_rate(text);
-    Tracing((rate != 0.0).then(|| Sampler::new(rate)))
+    Tracing((rate != 0.0).then(|| Sampler::new(rate)), spans)
 }
 
 /// A resolver that cannot start is reported, not fatal: calls that need it fail with its absence.

@@ -12,23 +12,6 @@ pub(crate) fn warnings(configuration: &Configuration) -> Vec<String> {
             parts.push((part, effect));
         }
     };
-    let has_zipkin = !spec.tracing.zipkin.endpoint_address.is_empty();
-    let has_otel = !spec.tracing.otel.endpoint_address.is_empty();
-    note(
-        has_zipkin,
-        "spec.tracing.zipkin",
-        "trace ids are handed on, but no span is exported",
-    );
-    note(
-        has_otel,
-        "spec.tracing.otel",
-        "trace ids are handed on, but no span is exported",
-    );
-    note(
-        spec.tracing.stdout,
-        "spec.tracing.stdout",
-        "trace ids are handed on, but no span is logged",
-    );
     note(
         !spec.http_pipeline.handlers.is_empty(),
         "spec.httpPipeline",

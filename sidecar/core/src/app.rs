@@ -7,6 +7,7 @@ pub mod grpc;
 mod gzip;
 pub mod health;
 pub mod http;
+mod pool;
 mod tls;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::tls::SystemRoots;
 pub use grpc::GrpcApp;
 pub use health::AppHealth;
 pub use http::HttpApp;
+pub(crate) use tls::Connector as SpanConnector;
 
 /// Why a call did not reach the app.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

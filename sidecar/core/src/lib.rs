@@ -21,6 +21,7 @@ pub mod policy;
 pub mod pubsub;
 pub mod secrets;
 pub mod sidecar;
+pub mod spans;
 pub mod state;
 pub mod tls;
 

@@ -18,18 +18,24 @@ use crate::metadata::{
 use crate::metrics::Metrics;
 use crate::pubsub::PubSubService;
 use crate::secrets::SecretService;
+use crate::spans::Spans;
 use crate::state::StateService;
 use outrigger_identity::Security;
 use outrigger_process::Readiness;
 
 /// Starts spans; `None` inside = tracing is off (`samplingRate: "0"`).
-#[derive(Debug, Clone, Copy)]
-pub struct Tracing(pub Option<Sampler>);
+#[derive(Clone)]
+pub struct Tracing(pub Option<Sampler>, pub Spans);
 
 impl Tracing {
     /// The span of a request with these headers.
     pub fn start(&self, headers: &HeaderMap) -> Option<TraceContext> {
         self.0.map(|sampler| sampler.start(headers))
+    }
+
+    /// Where spans go.
+    pub const fn spans(&self) -> &Spans {
+        &self.1
     }
 
     /// The span under a parent.

@@ -18,15 +18,23 @@ use outrigger_sidecar_core::invoke::headers::CALLER_APP_ID;
 use outrigger_sidecar_core::invoke::lead::{self, RequestLead};
 use outrigger_sidecar_core::invoke::message::NO_EVENTS;
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, local, wire};
+use outrigger_sidecar_core::spans::{Span, SpanKind};
 use outrigger_trace_context::TraceContext;
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{GrpcApi, actors, error, reply, trace};
+use crate::{GrpcApi, actors, error, reply, spans, trace};
 
 /// Largest answer body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
+
+/// What the connection and the head of a call say about the other sidecar.
+struct Peer {
+    caller: Option<PeerCaller>,
+    /// The span that its call belongs to; looked for only while spans are exported.
+    parent: Option<TraceContext>,
+}
 
 impl GrpcApi {
     /// One call of the internal service.
@@ -36,11 +44,15 @@ impl GrpcApi {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
-        let caller = request.extensions().get::<PeerCaller>().cloned();
+        let spans = self.core.tracing.spans();
+        let peer = Peer {
+            caller: request.extensions().get::<PeerCaller>().cloned(),
+            parent: spans.is_on().then(|| trace::parent(request.headers())).flatten(),
+        };
         let reader = FrameReader::new(request.into_body(), self.options.max_message);
         let result = match method {
-            "CallLocalStream" => self.call_local_stream(reader, span, caller.as_ref()).await,
-            "CallLocal" => self.call_local(reader, span, caller.as_ref()).await,
+            "CallLocalStream" => self.call_local_stream(reader, span, &peer).await,
+            "CallLocal" => self.call_local(reader, span, &peer).await,
             "CallActor" => self.call_actor(reader, span).await,
             "CallActorReminder" => self.call_actor_reminder(reader, span).await,
             "CallActorStream" => self.call_actor_stream(reader, span).await,
@@ -53,7 +65,7 @@ impl GrpcApi {
         &self,
         mut reader: FrameReader,
         span: Option<TraceContext>,
-        caller: Option<&PeerCaller>,
+        peer: &Peer,
     ) -> Result<Response<Body>, Status> {
         let app = self.app()?;
         let first = match reader.next().await {
@@ -75,7 +87,7 @@ impl GrpcApi {
         };
         let request = wire::lead_to_request(first, body, span).map_err(|error| refused(&error))?;
         let asks_for_events = request.asks_for_events();
-        let mut answer = self.counted_call(app, request, caller).await?;
+        let mut answer = self.counted_call(app, request, peer).await?;
         if asks_for_events {
             answer = answer
                 .into_events()
@@ -94,7 +106,7 @@ impl GrpcApi {
         &self,
         mut reader: FrameReader,
         span: Option<TraceContext>,
-        caller: Option<&PeerCaller>,
+        peer: &Peer,
     ) -> Result<Response<Body>, Status> {
         let app = self.app()?;
         let message = match reader.next().await {
@@ -109,7 +121,7 @@ impl GrpcApi {
             .unwrap_or_default();
         let request =
             wire::to_request(request, CoreBody::full(bytes), span).map_err(|error| refused(&error))?;
-        let answer = self.counted_call(app, request, caller).await?;
+        let answer = self.counted_call(app, request, peer).await?;
         let mut response = wire::response(&answer);
         let bytes = answer
             .body
@@ -215,8 +227,37 @@ impl GrpcApi {
             .ok_or_else(|| Status::internal("app channel is not initialized"))
     }
 
-    /// [`Self::call_app`], told to the metrics.
+    /// [`Self::call_app`], told to metrics and spans.
     async fn counted_call(
+        &self,
+        app: &AppChannel,
+        request: InvokeRequest,
+        peer: &Peer,
+    ) -> Result<InvokeResponse, Status> {
+        let span = self.begin_span(&request, peer);
+        let result = self.metered_call(app, request, peer.caller.as_ref()).await;
+        if let Some(mut span) = span {
+            if let Err(status) = &result {
+                span.fail(status.message());
+            }
+            self.core.tracing.spans().end(span);
+        }
+        result
+    }
+
+    fn begin_span(&self, request: &InvokeRequest, peer: &Peer) -> Option<Span> {
+        if !self.core.tracing.spans().is_on() {
+            return None;
+        }
+        let name = format!("CallLocal/{}/{}", self.core.identity.app_id, request.method);
+        let (trace, parent) = (request.trace.as_ref(), peer.parent.as_ref());
+        let mut span = spans::begin_as(&self.core, trace, parent, SpanKind::Server, &name)?;
+        span.set("dapr.invoke_method", request.method.as_str());
+        span.set("rpc.service", "ServiceInvocation");
+        Some(span)
+    }
+
+    async fn metered_call(
         &self,
         app: &AppChannel,
         request: InvokeRequest,

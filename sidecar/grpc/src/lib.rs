@@ -22,6 +22,7 @@ mod reflection;
 mod reply;
 mod secrets;
 mod server;
+mod spans;
 mod state;
 mod trace;
 

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::deadline::{self, Limited};
 use crate::trace;
-use crate::{GrpcApi, Server, access, error, reflection};
+use crate::{GrpcApi, Server, access, error, reflection, spans};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
@@ -81,6 +81,7 @@ impl GrpcApi {
         if let Some(span) = &span {
             request.extensions_mut().insert(trace::Span(span.clone()));
         }
+        let recorded = spans::begin(&self.core, span.as_ref(), request.uri().path(), request.headers());
         let metrics = &self.core.metrics;
         let mut response = if !metrics.is_enabled() || is_stream {
             self.dapr_call(request, invokes, span.clone()).await
@@ -93,6 +94,9 @@ impl GrpcApi {
             && let Some((code, category)) = mark.to_str().unwrap_or_default().split_once(' ')
         {
             metrics.runtime.error_code(code, category);
+        }
+        if let Some(recorded) = recorded {
+            spans::end(&self.core, recorded, response.headers());
         }
         if invokes {
             return response;

@@ -10,17 +10,21 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body as CoreBody;
+use outrigger_sidecar_core::invoke::headers::{APP_ID, CALLEE_APP_ID};
+use outrigger_sidecar_core::spans::{Span, SpanKind};
+use outrigger_trace_context::TraceContext;
 use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
 use outrigger_sidecar_core::metrics::MeasuredBody;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::{GrpcApi, error, reply, trace};
+use crate::{GrpcApi, error, reply, spans, trace};
 
 impl GrpcApi {
     /// Sends the call to its app, itself or through another sidecar.
     pub(crate) async fn proxy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
+        let recorded = self.begin_proxied_span(span.as_ref(), &request);
         let (request, call) = self.core.metrics.grpc.server(request.map(CoreBody::from));
         let request = if self.core.metrics.is_enabled() {
             request.map(CoreBody::boxed)
@@ -44,11 +48,34 @@ impl GrpcApi {
             }
             Err(error) => error::from_invoke(&error).into_http(),
         };
+        if let Some(recorded) = recorded {
+            spans::end(&self.core, recorded, response.headers());
+        }
         if self.core.metrics.is_enabled() {
             call.answer(response).map(Body::new)
         } else {
             response
         }
+    }
+}
+
+impl GrpcApi {
+    fn begin_proxied_span(&self, context: Option<&TraceContext>, request: &Request<Incoming>) -> Option<Span> {
+        let headers = request.headers();
+        if !self.core.tracing.spans().is_on() {
+            return None;
+        }
+        let target = headers.get(CALLEE_APP_ID).or_else(|| headers.get(APP_ID))?;
+        let kind = if target.as_bytes() == self.core.identity.app_id.as_bytes() {
+            SpanKind::Server
+        } else {
+            SpanKind::Client
+        };
+        let parent = trace::parent(headers);
+        let path = request.uri().path();
+        let mut span = spans::begin_as(&self.core, context, parent.as_ref(), kind, path)?;
+        span.set_headers(headers, true);
+        Some(span)
     }
 }
 

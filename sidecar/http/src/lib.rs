@@ -19,6 +19,7 @@ mod router;
 mod routes;
 mod secrets;
 mod server;
+mod spans;
 mod state;
 mod status_json;
 

@@ -17,7 +17,7 @@ use crate::request::ApiRequest;
 use crate::respond;
 use crate::router::{Match, RawParams};
 use crate::server::Listener;
-use crate::{HttpApi, path};
+use crate::{HttpApi, path, spans};
 
 const API_TOKEN: &str = "dapr-api-token";
 
@@ -59,6 +59,7 @@ impl HttpApi {
                 &format!("invalid baggage header: {text}"),
             );
         }
+        let span = spans::begin(&self.core, trace.as_ref(), &parts);
         let baggage = trace
             .as_ref()
             .and_then(|_| outrigger_trace_context::baggage::joined(&parts.headers));
@@ -68,6 +69,9 @@ impl HttpApi {
             self.handle_api(parts, incoming, trace.clone()).await
         };
         finish(&mut response, trace.as_ref());
+        if let Some(span) = span {
+            spans::end(&self.core, span, response.status());
+        }
         if let Some(Ok(baggage)) = baggage.map(HeaderValue::try_from) {
             response.headers_mut().insert(BAGGAGE, baggage);
         }

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use outrigger_sidecar_core::accept::{Socket, accept};
-use tokio::io::{AsyncRead, AsyncWrite};
+use outrigger_sidecar_core::accept::{Accepted, Socket, accept};
 use tokio_util::sync::CancellationToken;
 
 use crate::HttpApi;
 use crate::linger::Lingering;
+use crate::spans::Remote;
 
 /// Time a client may take to send a request's head (contract `http-api`, section 1).
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,15 +41,19 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     accept("HTTP", socket.into(), stop, |accepted| {
-        connection(api.clone(), listener, accepted.stream, accepted.drain)
+        connection(api.clone(), listener, accepted)
     })
     .await;
 }
 
-async fn connection<S>(api: Arc<HttpApi>, listener: Listener, stream: S, drain: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn connection(api: Arc<HttpApi>, listener: Listener, accepted: Accepted) {
+    let Accepted {
+        stream,
+        remote,
+        drain,
+    } = accepted;
+    // Only spans tell it.
+    let remote = remote.filter(|_| api.core.tracing.spans().is_on()).map(Remote);
     let mut builder = Builder::new(TokioExecutor::new());
     let head = api.options.read_buffer_size.saturating_add(HEADER_SLACK);
     // Not `pipeline_flush`: with it, refusals of a head that is too large or no HTTP (431, 400) never get out, because
@@ -68,8 +74,11 @@ where
     } else {
         builder
     };
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let api = api.clone();
+        if let Some(remote) = remote {
+            request.extensions_mut().insert(remote);
+        }
         async move { Ok::<_, std::convert::Infallible>(api.handle(listener, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);

@@ -7,10 +7,10 @@ use http::header::HeaderName;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::pool::Pool;
 use super::tls::Connector;
 use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
@@ -24,6 +24,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The client of one HTTP app.
 pub struct HttpApp {
+    /// To a plain HTTP/1.1 app.
+    pool: Option<Pool>,
+    /// For everything else: TLS, HTTP/2, other servers.
     client: Client<Connector, Body>,
     scheme: Scheme,
     authority: Authority,
@@ -60,7 +63,12 @@ impl HttpApp {
             .http1_title_case_headers(true)
             .http1_max_buf_size(max_headers.max(64 << 10))
             .build(Connector::app(tls, roots));
+        let is_plain = config.protocol == Protocol::Http;
+        let max_head = max_headers.max(64 << 10);
         Self {
+            pool: is_plain
+                .then(|| Pool::new(&authority, max_head))
+                .flatten(),
             client,
             base: format!("{scheme}://{host}"),
             scheme,
@@ -80,6 +88,7 @@ impl HttpApp {
             .http1_title_case_headers(true)
             .build(Connector::external(tls, connect_timeout));
         Self {
+            pool: None,
             client,
             base: String::new(),
             scheme: Scheme::HTTPS,
@@ -153,21 +162,34 @@ impl HttpApp {
     pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
         let unasked = gzip::is_unasked(request.method(), request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        match self.client.request(request).await {
-            Ok(response) => {
-                let response = response.map(|body| with_slot(body, slot));
-                Ok(if unasked { gzip::unpack(response) } else { response })
+        let pool = self.pool.as_ref().filter(|_| {
+            uri.scheme() == Some(&Scheme::HTTP) && uri.authority() == Some(&self.authority)
+        });
+        let answer = match pool {
+            Some(pool) => match pool.call(request).await {
+                Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
+                Err(error) => Err(self.describe(&error, &uri)),
+            },
+            None => match self.client.request(request).await {
+                Ok(response) => Ok(response.map(|body| match slot {
+                    None => Body::Incoming(body),
+                    slot => with_slot(body, slot),
+                })),
+                Err(error) => Err(self.describe(&error, &uri)),
+            },
+        };
+        match answer {
+            Ok(response) if unasked => Ok(gzip::unpack(response)),
+            Ok(response) => Ok(response),
+            Err(text) => {
+                let verb = title(method.as_str());
+                Err(AppError::Transport(format!("{verb} \"{uri}\": {text}")))
             }
-            Err(error) => Err(AppError::Transport(format!(
-                "{} \"{uri}\": {}",
-                title(method.as_str()),
-                self.describe(&error, &uri)
-            ))),
         }
     }
 
     /// The failure as Go's client words it.
-    fn describe(&self, error: &hyper_util::client::legacy::Error, uri: &Uri) -> String {
+    fn describe(&self, error: &(dyn std::error::Error + 'static), uri: &Uri) -> String {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(cause) = source {
             if let Some(error) = cause.downcast_ref::<BodyError>() {
@@ -205,23 +227,25 @@ fn title(verb: &str) -> String {
         .unwrap_or_default()
 }
 
-fn with_slot(body: Incoming, slot: Slot) -> Body {
-    match slot {
-        None => Body::Incoming(body),
-        Some(slot) => Body::boxed(Held {
-            body,
-            slot: Some(slot),
-        }),
-    }
+fn with_slot<B>(body: B, slot: Slot) -> Body
+where
+    B: HttpBody<Data = Bytes> + Unpin + Send + Sync + 'static,
+    BodyError: From<B::Error>,
+{
+    Body::boxed(Held { body, slot })
 }
 
 /// A body that gives its slot back at its end.
-struct Held {
-    body: Incoming,
+struct Held<B> {
+    body: B,
     slot: Slot,
 }
 
-impl HttpBody for Held {
+impl<B> HttpBody for Held<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    BodyError: From<B::Error>,
+{
     type Data = Bytes;
     type Error = BodyError;
 

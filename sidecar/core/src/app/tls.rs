@@ -24,7 +24,7 @@ use crate::tls::{ClientTls, SystemRoots};
 
 /// Opens connections: plain for `http`, TLS for `https`.
 #[derive(Clone)]
-pub(super) struct Connector {
+pub(crate) struct Connector {
     /// TLS settings, made when the first `https` URI is met.
     tls: Arc<LazyLock<TlsConnector, Box<dyn FnOnce() -> TlsConnector + Send>>>,
     /// TLS whatever the scheme says.
@@ -66,6 +66,17 @@ impl Connector {
     /// To see whether an app listens, whatever it speaks inside TLS.
     pub(super) fn probe(tls: bool) -> Self {
         Self::with(tls, None, || unverified(&[]))
+    }
+
+    /// To a collector of spans.
+    pub(crate) fn spans(tls: ClientTls, http2: bool, timeout: Duration) -> Self {
+        Self::with(false, Some(timeout), move || {
+            let mut config = tls.config();
+            if http2 {
+                config.alpn_protocols = vec![b"h2".to_vec()];
+            }
+            config
+        })
     }
 
     /// HTTP/2 to a gRPC app.
@@ -151,7 +162,7 @@ impl ServerCertVerifier for AcceptAny {
 }
 
 /// A connection to the app.
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// TCP
     Plain(TokioIo<TcpStream>),
     /// TLS over TCP

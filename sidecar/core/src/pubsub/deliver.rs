@@ -23,6 +23,7 @@ use super::bulk::Batch;
 use super::routes::Routes;
 use super::subscription::SubscriptionSpec;
 use crate::metrics::IngressStatus;
+use crate::spans::Span;
 
 pub(super) use grpc::of_status as grpc_status;
 pub(super) use grpc::topic_event;
@@ -308,7 +309,14 @@ impl Consumer {
                     return Err(Failure::permanent(Ended::Closed));
                 }
                 let started = Instant::now();
+                let span = self.begin_span(delivery);
                 let outcome = self.subscriber.deliver(delivery).await;
+                if let Some(mut span) = span {
+                    if let Outcome::Refused(refusal) = &outcome {
+                        span.fail(refusal.text.clone());
+                    }
+                    self.inner.tracing.spans().end(span);
+                }
                 self.record(delivery, &outcome, started);
                 match outcome {
                     Outcome::Done => Ok(Ended::Done),
@@ -337,6 +345,19 @@ impl Consumer {
             ended = attempts => ended.unwrap_or_else(|ended| ended),
             () = self.closed_between_attempts(&attempt_runs) => Ended::Closed,
         }
+    }
+
+    fn begin_span(&self, delivery: &Delivery) -> Option<Span> {
+        let spans = self.inner.tracing.spans();
+        if !spans.is_on() {
+            return None;
+        }
+        let parent = delivery.event.trace_parent().and_then(TraceContext::parse);
+        let mut span = spans.begin(delivery.trace.as_ref(), parent.as_ref())?;
+        span.name = format!("pubsub/{}", delivery.topic);
+        span.set("messaging.system", "pubsub");
+        span.set("messaging.destination.name", delivery.topic.as_str());
+        Some(span)
     }
 
     fn record(&self, delivery: &Delivery, outcome: &Outcome, started: Instant) {

@@ -25,6 +25,7 @@ use crate::pubsub::scopes::TopicScopes;
 use crate::pubsub::subscription::{SubscriptionSpec, catch_all};
 use crate::pubsub::{PubSubDeps, PubSubService};
 use crate::sidecar::Tracing;
+use crate::spans::Spans;
 
 /// Topic, handler, and whether it is to stop.
 type Subscribed = (String, Arc<dyn MessageHandler>, CancellationToken);
@@ -224,7 +225,7 @@ impl World {
             policies: Arc::new(ComponentPolicies::new(policies)),
             identity,
             app: None,
-            tracing: Tracing(None),
+            tracing: Tracing(None, Spans::default()),
             ask_app: false,
         });
         let world = Self {
