@@ -88,10 +88,16 @@ async fn collect(
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().expect("a header"));
         // An empty message.
-        sender.send_data(Bytes::from_static(&[0; 5])).await.expect("there is room");
+        sender
+            .send_data(Bytes::from_static(&[0; 5]))
+            .await
+            .expect("there is room");
         sender.send_trailers(trailers).await.expect("there is room");
     } else {
-        sender.send_data(Bytes::from_static(b"ok")).await.expect("there is room");
+        sender
+            .send_data(Bytes::from_static(b"ok"))
+            .await
+            .expect("there is room");
     }
     got.lock().unwrap().push((path, parts.headers, body));
     Ok(response)
@@ -169,11 +175,16 @@ struct AnyValue {
 
 fn value<'a>(attributes: &'a [KeyValue], key: &str) -> &'a str {
     let found = attributes.iter().find(|pair| pair.key == key);
-    found.and_then(|pair| pair.value.as_ref()).map_or("", |value| &value.text)
+    found
+        .and_then(|pair| pair.value.as_ref())
+        .map_or("", |value| &value.text)
 }
 
 fn spans(export: &Export) -> Vec<&Span> {
-    let scopes = export.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+    let scopes = export
+        .resource_spans
+        .iter()
+        .flat_map(|resource| &resource.scope_spans);
     scopes.flat_map(|scope| &scope.spans).collect()
 }
 
@@ -211,7 +222,13 @@ async fn otlp_collectors_get_linked_spans_of_caller_and_callee() {
     *collector.refusals.lock().unwrap() = 1;
     let _callee = sidecar(dir.path(), "callee", Some(app.port), &otel("grpc")).await;
     let caller = sidecar(dir.path(), "caller", None, &otel("http")).await;
-    let answer = ask(caller.http_port(), "POST", "/v1.0/invoke/callee/method/greet", b"hi").await;
+    let answer = ask(
+        caller.http_port(),
+        "POST",
+        "/v1.0/invoke/callee/method/greet",
+        b"hi",
+    )
+    .await;
     expect(&answer, 200, "ok");
     assert_eq!(get(caller.http_port(), "/v1.0/state/none/k").await.status, 400);
 
@@ -223,8 +240,14 @@ async fn otlp_collectors_get_linked_spans_of_caller_and_callee() {
     assert_eq!(value(&resource.attributes, "service.name"), "caller");
     assert_eq!(value(&resource.attributes, "team"), "blue");
     let all = spans(&exported);
-    let call = all.iter().find(|span| span.name == "CallLocal/callee/greet").expect("the call");
-    assert_eq!((call.kind, call.status.clone(), call.parent_span_id.len()), (3, None, 0));
+    let call = all
+        .iter()
+        .find(|span| span.name == "CallLocal/callee/greet")
+        .expect("the call");
+    assert_eq!(
+        (call.kind, call.status.clone(), call.parent_span_id.len()),
+        (3, None, 0)
+    );
     assert!(call.end > call.start);
     for (key, want) in [
         ("dapr.protocol", "http"),
@@ -236,9 +259,15 @@ async fn otlp_collectors_get_linked_spans_of_caller_and_callee() {
     ] {
         assert_eq!(value(&call.attributes, key), want, "{key}");
     }
-    let failed = all.iter().find(|span| span.name == "/v1.0/state/none/k").expect("the read");
+    let failed = all
+        .iter()
+        .find(|span| span.name == "/v1.0/state/none/k")
+        .expect("the read");
     let status = failed.status.as_ref().expect("it failed");
-    assert_eq!((status.code, status.message.as_str()), (2, "Code(400): Bad Request"));
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (2, "Code(400): Bad Request")
+    );
     assert_eq!(value(&failed.attributes, "db.name"), "none");
 
     let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -282,16 +311,30 @@ async fn zipkin_and_the_log_get_spans_and_what_is_queued_is_sent_at_the_end() {
     assert_eq!(read["tags"]["db.system"], "state");
     assert_eq!(read["traceId"].as_str().map(str::len), Some(32));
     assert_eq!(read["id"].as_str().map(str::len), Some(16));
-    let line = format!("Trace: {} Span: 0000000000000000/{}", read["traceId"].as_str().unwrap(), read["id"].as_str().unwrap());
-    assert!(sidecar.process().log().contains(&line), "{}", sidecar.process().log());
+    let line = format!(
+        "Trace: {} Span: 0000000000000000/{}",
+        read["traceId"].as_str().unwrap(),
+        read["id"].as_str().unwrap()
+    );
+    assert!(
+        sidecar.process().log().contains(&line),
+        "{}",
+        sidecar.process().log()
+    );
 }
 
 #[tokio::test]
 async fn an_exporter_that_cannot_be_is_said_at_start() {
     let dir = tempfile::tempdir().unwrap();
     for (tracing, want) in [
-        ("    otel: {endpointAddress: 'x:1', protocol: carrier}\n", "invalid protocol carrier provided for Otel endpoint"),
-        ("    zipkin: {endpointAddress: 'nowhere'}\n", "spec.tracing.zipkin.endpointAddress: \\\"nowhere\\\" is no address"),
+        (
+            "    otel: {endpointAddress: 'x:1', protocol: carrier}\n",
+            "invalid protocol carrier provided for Otel endpoint",
+        ),
+        (
+            "    zipkin: {endpointAddress: 'nowhere'}\n",
+            "spec.tracing.zipkin.endpointAddress: \\\"nowhere\\\" is no address",
+        ),
     ] {
         let options = DaprdOptions {
             app_id: "shop".into(),
@@ -309,6 +352,10 @@ async fn an_exporter_that_cannot_be_is_said_at_start() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(sidecar.process().exited().is_some_and(|status| !status.success()));
-        assert!(sidecar.process().log().contains(want), "{}", sidecar.process().log());
+        assert!(
+            sidecar.process().log().contains(want),
+            "{}",
+            sidecar.process().log()
+        );
     }
 }

@@ -75,7 +75,11 @@ impl Span {
             }
             let mut values = headers.get_all(name).iter();
             // gRPC callers are taken at their first word, HTTP callers at their last.
-            let value = if skip_binary { values.next() } else { values.next_back() };
+            let value = if skip_binary {
+                values.next()
+            } else {
+                values.next_back()
+            };
             let value = value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
             self.set(name.as_str().to_owned(), value.unwrap_or_default());
         }

@@ -11,10 +11,10 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::invoke::headers::{APP_ID, CALLEE_APP_ID};
-use outrigger_sidecar_core::spans::{Span, SpanKind};
-use outrigger_trace_context::TraceContext;
 use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
 use outrigger_sidecar_core::metrics::MeasuredBody;
+use outrigger_sidecar_core::spans::{Span, SpanKind};
+use outrigger_trace_context::TraceContext;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -60,7 +60,11 @@ impl GrpcApi {
 }
 
 impl GrpcApi {
-    fn begin_proxied_span(&self, context: Option<&TraceContext>, request: &Request<Incoming>) -> Option<Span> {
+    fn begin_proxied_span(
+        &self,
+        context: Option<&TraceContext>,
+        request: &Request<Incoming>,
+    ) -> Option<Span> {
         let headers = request.headers();
         if !self.core.tracing.spans().is_on() {
             return None;

@@ -15,7 +15,13 @@ pub(crate) fn begin(
     path: &str,
     headers: &HeaderMap,
 ) -> Option<Span> {
-    let mut span = begin_as(core, context, trace::parent(headers).as_ref(), SpanKind::Client, path)?;
+    let mut span = begin_as(
+        core,
+        context,
+        trace::parent(headers).as_ref(),
+        SpanKind::Client,
+        path,
+    )?;
     span.set_headers(headers, true);
     let method = path.rsplit('/').next().unwrap_or_default();
     let system = match method {

@@ -66,9 +66,7 @@ impl HttpApp {
         let is_plain = config.protocol == Protocol::Http;
         let max_head = max_headers.max(64 << 10);
         Self {
-            pool: is_plain
-                .then(|| Pool::new(&authority, max_head))
-                .flatten(),
+            pool: is_plain.then(|| Pool::new(&authority, max_head)).flatten(),
             client,
             base: format!("{scheme}://{host}"),
             scheme,
@@ -162,9 +160,10 @@ impl HttpApp {
     pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
         let unasked = gzip::is_unasked(request.method(), request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let pool = self.pool.as_ref().filter(|_| {
-            uri.scheme() == Some(&Scheme::HTTP) && uri.authority() == Some(&self.authority)
-        });
+        let pool = self
+            .pool
+            .as_ref()
+            .filter(|_| uri.scheme() == Some(&Scheme::HTTP) && uri.authority() == Some(&self.authority));
         let answer = match pool {
             Some(pool) => match pool.call(request).await {
                 Ok(response) => Ok(response.map(|body| with_slot(body, slot))),

@@ -149,7 +149,10 @@ impl Worker {
         if batch.is_empty() {
             return;
         }
-        let sending = self.exporters.iter().map(|exporter| self.send_to(exporter, batch));
+        let sending = self
+            .exporters
+            .iter()
+            .map(|exporter| self.send_to(exporter, batch));
         futures_util::future::join_all(sending).await;
     }
 

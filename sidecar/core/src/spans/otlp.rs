@@ -146,7 +146,9 @@ impl Otlp {
             match header {
                 OtelHeader::Text(text) => {
                     let (name, value) = text.split_once('=').ok_or_else(|| {
-                        SpansError(format!("spec.tracing.otel.headers: {text:?} is not of the form name=value"))
+                        SpansError(format!(
+                            "spec.tracing.otel.headers: {text:?} is not of the form name=value"
+                        ))
                     })?;
                     poster.set_header(name.trim(), value.trim())?;
                 }
@@ -206,7 +208,9 @@ pub(super) fn encode(spans: &[Span], resource: &Resource) -> Export {
         resource_spans: vec![ResourceSpans {
             resource: Some(WireResource { attributes }),
             scope_spans: vec![ScopeSpans {
-                scope: Some(Scope { name: SCOPE.to_owned() }),
+                scope: Some(Scope {
+                    name: SCOPE.to_owned(),
+                }),
                 spans: spans.iter().map(convert).collect(),
             }],
         }],
@@ -215,7 +219,11 @@ pub(super) fn encode(spans: &[Span], resource: &Resource) -> Export {
 
 fn convert(span: &Span) -> WireSpan {
     let start = span.unix_nanos();
-    let parent = if span.parent == [0; 8] { Vec::new() } else { span.parent.to_vec() };
+    let parent = if span.parent == [0; 8] {
+        Vec::new()
+    } else {
+        span.parent.to_vec()
+    };
     WireSpan {
         trace_id: span.context.trace_id.to_vec(),
         span_id: span.context.span_id.to_vec(),

@@ -33,9 +33,9 @@ impl Poster {
         timeout: Duration,
         roots: &SystemRoots,
     ) -> Result<Self, SpansError> {
-        let parsed = Uri::try_from(uri).ok().filter(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
-        });
+        let parsed = Uri::try_from(uri)
+            .ok()
+            .filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some());
         let uri = parsed.ok_or_else(|| SpansError(format!("{field}: {uri:?} is no address")))?;
         let connector = SpanConnector::spans(ClientTls::new(roots.clone()), http2, CONNECT_TIMEOUT);
         let client = Client::builder(TokioExecutor::new())
@@ -76,7 +76,9 @@ impl Poster {
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         let content_type = HeaderValue::from_static(content_type);
-        request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+        request
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, content_type);
         let exchange = async {
             let response = self.client.request(request).await;
             let response = response.map_err(|error| crate::invoke::peer::with_source(&error))?;

@@ -20,7 +20,9 @@ fn span() -> Span {
 }
 
 fn resource(variables: &[(&str, &str)]) -> Resource {
-    let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()));
     Resource::new("app", &Environment::from_os(variables))
 }
 
@@ -31,7 +33,9 @@ fn only_sampled_calls_make_spans_and_only_if_somebody_takes_them() {
     let spans = Spans(Some(Arc::new(batch::Queue::new(mpsc::channel(1).0))));
     assert!(spans.begin(Some(&TraceContext::new_root(0.0)), None).is_none());
     assert!(spans.begin(None, None).is_none());
-    let root = spans.begin(Some(&context), Some(&TraceContext::new_root(1.0))).unwrap();
+    let root = spans
+        .begin(Some(&context), Some(&TraceContext::new_root(1.0)))
+        .unwrap();
     assert_eq!(root.parent, [0; 8], "a parent of another trace is none");
 }
 
@@ -41,7 +45,10 @@ fn the_environment_overrides_the_service_name_and_adds_attributes() {
     let given = resource(&[("OTEL_RESOURCE_ATTRIBUTES", "service.name=x, team = blue ,junk")]);
     assert_eq!(given.service_name(), "x");
     assert!(given.attributes.contains(&("team".to_owned(), "blue".to_owned())));
-    let both = resource(&[("OTEL_RESOURCE_ATTRIBUTES", "service.name=x"), ("OTEL_SERVICE_NAME", "y")]);
+    let both = resource(&[
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.name=x"),
+        ("OTEL_SERVICE_NAME", "y"),
+    ]);
     assert_eq!(both.service_name(), "y");
 }
 
@@ -66,18 +73,31 @@ fn encoders_agree_about_a_span() {
 #[test]
 fn http_callers_are_taken_at_their_last_word_and_grpc_callers_at_their_first() {
     let mut headers = HeaderMap::new();
-    for (name, value) in [("dapr-x", "1"), ("dapr-x", "2"), ("dapr-y-bin", "AQ"), ("other", "3")] {
+    for (name, value) in [
+        ("dapr-x", "1"),
+        ("dapr-x", "2"),
+        ("dapr-y-bin", "AQ"),
+        ("other", "3"),
+    ] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let mut of_http = span();
     of_http.attributes.clear();
     of_http.set_headers(&headers, false);
-    let values: Vec<_> = of_http.attributes.iter().map(|(_, value)| value.as_str()).collect();
+    let values: Vec<_> = of_http
+        .attributes
+        .iter()
+        .map(|(_, value)| value.as_str())
+        .collect();
     assert_eq!(values, ["2", "AQ"]);
     let mut of_grpc = span();
     of_grpc.attributes.clear();
     of_grpc.set_headers(&headers, true);
-    let values: Vec<_> = of_grpc.attributes.iter().map(|(_, value)| value.as_str()).collect();
+    let values: Vec<_> = of_grpc
+        .attributes
+        .iter()
+        .map(|(_, value)| value.as_str())
+        .collect();
     assert_eq!(values, ["1"]);
 }
 
