@@ -69,6 +69,7 @@ impl AppStart {
                 self.tasks.spawn(health.run(app.clone(), shutdown.clone()));
             }
         }
+        self.take_jobs(healthy.clone());
         self.subscriptions.start(&self.core, healthy);
         self.host_actors();
         // Who publishes as soon as the sidecar is ready may count on the subscriptions.
@@ -80,6 +81,24 @@ impl AppStart {
         self.ready.ready();
         let elapsed = self.started.elapsed().as_millis();
         tracing::info!(target: "dapr.runtime", "dapr initialized. Status: Running. Init Elapsed {elapsed}ms");
+    }
+
+    /// The scheduler is told whether the app takes jobs: while it is there and healthy.
+    fn take_jobs(&self, mut healthy: watch::Receiver<bool>) {
+        if self.app.is_none() {
+            return;
+        }
+        let (core, stop) = (self.core.clone(), self.subscriptions.stop.clone());
+        self.subscriptions.tasks.spawn(async move {
+            loop {
+                let is_healthy = *healthy.borrow_and_update();
+                core.jobs.scheduler().set_interest(|interest| interest.jobs = is_healthy);
+                tokio::select! {
+                    changed = healthy.changed() => if changed.is_err() { return },
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
     }
 
     fn host_actors(&self) {

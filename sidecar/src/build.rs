@@ -27,9 +27,11 @@ use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
 use outrigger_sidecar_core::invoke::{Invoker, InvokerParts};
+use outrigger_sidecar_core::jobs::JobService;
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
+use outrigger_sidecar_core::scheduler::{Scheduler, SchedulerOptions};
 use outrigger_sidecar_core::secrets::SecretService;
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
 use outrigger_sidecar_core::spans::Spans;
@@ -298,6 +300,7 @@ pub(crate) async fn build(
         ),
         components: store,
         pubsub,
+        jobs: JobService::new(scheduler(config, &identity, &security), &identity),
         invoker,
         actors: ActorService::new(engine.clone()),
         actor_streams: Arc::new(StreamActors::default()),
@@ -345,6 +348,18 @@ pub(crate) async fn build(
         app_health,
         resolver,
     })
+}
+
+/// The client of the scheduler; it looks for its replicas once it runs.
+fn scheduler(config: &SidecarConfig, identity: &Identity, security: &Security) -> Scheduler {
+    let settings = &config.control_plane;
+    let options = SchedulerOptions {
+        addresses: settings.scheduler_addresses.clone(),
+        streams: usize::try_from(settings.scheduler_job_streams).unwrap_or(1),
+        app_id: identity.app_id.to_string(),
+        namespace: identity.namespace.to_string(),
+    };
+    Scheduler::new(options, security)
 }
 
 /// The HTTPEndpoint resources with their references resolved, by name.

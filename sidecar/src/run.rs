@@ -12,6 +12,8 @@ use outrigger_process::{Drain, Environment, Metrics, Signals, Tasks};
 use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{Mode, SidecarConfig};
+use outrigger_sidecar_core::jobs::{ActorReminders, DueJobs};
+use outrigger_sidecar_core::scheduler::SchedulerReminders;
 use outrigger_sidecar_core::sidecar::ShutdownRequest;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -149,8 +151,19 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         RunningActors::start(engine, config, &built.core.security, ready, &tasks)
     });
 
-    // Subscriptions stop first, while the API still answers.
+    // Subscriptions and jobs stop first, while the API still answers.
     let subscriptions = Subscriptions::new(drain.intake_closed().clone());
+    let due = Arc::new(DueJobs::new(built.app.clone()));
+    if let Some(engine) = &built.engine {
+        engine.set_reminders(Arc::new(SchedulerReminders(built.core.jobs.scheduler().clone())));
+        due.set_reminders(Arc::new(ActorReminders(engine.clone())));
+    }
+    subscriptions.tasks.spawn(built.core.jobs.scheduler().clone().run(
+        due,
+        built.core.readiness.register("scheduler-watch-hosts"),
+        subscriptions.stop.clone(),
+        subscriptions.tasks.clone(),
+    ));
     let (core, resolver) = (built.core.clone(), built.resolver.clone());
     tasks.spawn(app_start(config, built, &subscriptions, &ready, started, &shutdown, &tasks).run());
     let running = Running {

@@ -304,6 +304,7 @@ const CORE: &[&str] = &[
     "outrigger-resiliency",
     "outrigger-resources",
     "outrigger-rules",
+    "outrigger-schedule",
     "outrigger-sidecar-actors",
     "outrigger-trace-context",
 ];

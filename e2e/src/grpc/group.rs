@@ -14,6 +14,7 @@ use super::frame::BYTES;
 use super::vector::{Setup, SidecarSetup, fill_in, processes_of};
 use crate::http::pattern::Values;
 use crate::process::{Daprd, DaprdOptions, Exclusive, RedisServer, exclusive};
+use crate::services::{RunningService, Service};
 
 /// Statuses of `/v1.0/healthz` that mean "up": the rest is said by token checks.
 const READY: [u16; 4] = [204, 400, 401, 403];
@@ -30,6 +31,7 @@ pub struct Group {
     sidecars: Vec<Daprd>,
     apps: Vec<(String, App)>,
     redis: Option<RedisServer>,
+    _scheduler: Option<RunningService>,
     values: Values,
     start_calls: Vec<Value>,
     _alone: Option<Exclusive>,
@@ -76,6 +78,11 @@ impl Group {
         } else {
             None
         };
+        let scheduler = if needs("scheduler") {
+            Some(start_scheduler(tmp.path(), &mut names).await)
+        } else {
+            None
+        };
         if needs("fake-internal") {
             let internal = GrpcApp::internal("fake-internal").await;
             names.insert("fake-internal-port".to_owned(), internal.port().to_string());
@@ -101,6 +108,7 @@ impl Group {
             sidecars,
             apps,
             redis,
+            _scheduler: scheduler,
             values: Values::new(names),
             start_calls: Vec::new(),
             _alone: alone,
@@ -175,9 +183,21 @@ impl Group {
     }
 }
 
+/// A scheduler with a store of its own.
+async fn start_scheduler(tmp: &Path, names: &mut BTreeMap<String, String>) -> RunningService {
+    let dir = tmp.join("scheduler");
+    std::fs::create_dir(&dir).expect("temporary folders can be made");
+    let service = Service::named("scheduler").expect("it has a line in e2e/src/services.rs");
+    let local = ["--listen-address=127.0.0.1".to_owned()];
+    let mut scheduler = RunningService::start(service, &dir, &local, &[]);
+    scheduler.wait_ready().await;
+    names.insert("scheduler-port".to_owned(), scheduler.port(0).to_string());
+    scheduler
+}
+
 /// A service that belongs to a later issue.
 fn missing_service(setup: &Setup) -> Option<&str> {
-    let there = ["redis", "fake-internal"];
+    let there = ["redis", "fake-internal", "scheduler"];
     let mut services = setup.services.iter().map(String::as_str);
     services.find(|s| !there.contains(s))
 }
@@ -209,13 +229,16 @@ fn start_sidecar(
         fill_in(&mut value, names);
         value.as_str().unwrap_or_default().to_owned()
     };
+    let scheduler_flag = names
+        .get("scheduler-port")
+        .map(|port| format!("--scheduler-host-address=127.0.0.1:{port}"));
     let options = DaprdOptions {
         app_id: sidecar.app_id.clone(),
         app_port: app.map(App::port),
         app_protocol: sidecar.app.as_ref().map(|a| a.kind.clone()),
         resources: sidecar.resources.iter().map(filled).collect(),
         config: sidecar.config.as_ref().map(filled),
-        flags: sidecar.flags.iter().map(filled).collect(),
+        flags: sidecar.flags.iter().map(filled).chain(scheduler_flag).collect(),
         env: sidecar.env.iter().map(|(k, v)| (k.clone(), filled(v))).collect(),
     };
     Ok(Daprd::start(&options, &dir))

@@ -12,6 +12,7 @@ use crate::actors::ActorService;
 use crate::actors::stream::StreamActors;
 use crate::components::ComponentStore;
 use crate::invoke::Invoker;
+use crate::jobs::JobService;
 use crate::metadata::{
     ActorMetadata, ActorRuntimeStatus, AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata,
 };
@@ -103,6 +104,8 @@ pub struct Sidecar {
     pub secrets: SecretService,
     /// Publishing and subscriptions.
     pub pubsub: PubSubService,
+    /// Jobs.
+    pub jobs: JobService,
     /// Service invocation.
     pub invoker: Invoker,
     /// Actors.

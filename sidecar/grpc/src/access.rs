@@ -41,6 +41,8 @@ pub(crate) fn groups(method: &str) -> &'static [(&'static str, &'static str)] {
         _ if method.starts_with("Subtle") => &[("subtlecrypto", "v1alpha1")],
         _ if method.ends_with("WorkflowAlpha1") => &[("workflows", "v1alpha1")],
         _ if method.ends_with("WorkflowBeta1") => &[("workflows", "v1beta1")],
+        _ if method.ends_with("JobsByPrefixAlpha1") => &[("jobs", "v1alpha1")],
+        _ if method.ends_with("JobsByPrefix") => &[("jobs", "v1")],
         _ if method.ends_with("JobAlpha1") || method.ends_with("JobsAlpha1") => &[("jobs", "v1alpha1")],
         _ if method.ends_with("Job") || method.ends_with("Jobs") => &[("jobs", "v1")],
         "ConverseAlpha1" => &[("conversation", "v1alpha1")],

@@ -8,7 +8,7 @@ use outrigger_proto::runtime::v1::dapr_server::Dapr;
 use outrigger_sidecar_core::Sidecar;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{actor_stream, actors, management, not_built, pubsub, secrets, state};
+use crate::{actor_stream, actors, jobs, management, not_built, pubsub, secrets, state};
 
 /// The service over one sidecar.
 pub(crate) struct DaprApi {
@@ -117,6 +117,80 @@ impl Dapr for DaprApi {
     async fn shutdown(&self, request: Request<wire::ShutdownRequest>) -> Result<Response<()>, Status> {
         management::shutdown(&self.core, request.metadata());
         Ok(Response::new(()))
+    }
+
+    async fn schedule_job(
+        &self,
+        request: Request<wire::ScheduleJobRequest>,
+    ) -> Result<Response<wire::ScheduleJobResponse>, Status> {
+        jobs::schedule(&self.core, request.into_inner()).await
+    }
+
+    async fn schedule_job_alpha1(
+        &self,
+        request: Request<wire::ScheduleJobRequest>,
+    ) -> Result<Response<wire::ScheduleJobResponse>, Status> {
+        jobs::schedule(&self.core, request.into_inner()).await
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<wire::GetJobRequest>,
+    ) -> Result<Response<wire::GetJobResponse>, Status> {
+        jobs::get(&self.core, request.into_inner()).await
+    }
+
+    async fn get_job_alpha1(
+        &self,
+        request: Request<wire::GetJobRequest>,
+    ) -> Result<Response<wire::GetJobResponse>, Status> {
+        jobs::get(&self.core, request.into_inner()).await
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<wire::DeleteJobRequest>,
+    ) -> Result<Response<wire::DeleteJobResponse>, Status> {
+        jobs::delete(&self.core, request.into_inner()).await
+    }
+
+    async fn delete_job_alpha1(
+        &self,
+        request: Request<wire::DeleteJobRequest>,
+    ) -> Result<Response<wire::DeleteJobResponse>, Status> {
+        jobs::delete(&self.core, request.into_inner()).await
+    }
+
+    async fn delete_jobs_by_prefix(
+        &self,
+        request: Request<wire::DeleteJobsByPrefixRequest>,
+    ) -> Result<Response<wire::DeleteJobsByPrefixResponse>, Status> {
+        jobs::delete_by_prefix(&self.core, request.get_ref().name_prefix.as_deref()).await?;
+        Ok(Response::new(wire::DeleteJobsByPrefixResponse {}))
+    }
+
+    async fn delete_jobs_by_prefix_alpha1(
+        &self,
+        request: Request<wire::DeleteJobsByPrefixRequestAlpha1>,
+    ) -> Result<Response<wire::DeleteJobsByPrefixResponseAlpha1>, Status> {
+        jobs::delete_by_prefix(&self.core, request.get_ref().name_prefix.as_deref()).await?;
+        Ok(Response::new(wire::DeleteJobsByPrefixResponseAlpha1 {}))
+    }
+
+    async fn list_jobs(
+        &self,
+        _request: Request<wire::ListJobsRequest>,
+    ) -> Result<Response<wire::ListJobsResponse>, Status> {
+        let jobs = jobs::list(&self.core).await?;
+        Ok(Response::new(wire::ListJobsResponse { jobs }))
+    }
+
+    async fn list_jobs_alpha1(
+        &self,
+        _request: Request<wire::ListJobsRequestAlpha1>,
+    ) -> Result<Response<wire::ListJobsResponseAlpha1>, Status> {
+        let jobs = jobs::list(&self.core).await?;
+        Ok(Response::new(wire::ListJobsResponseAlpha1 { jobs }))
     }
 
     async fn invoke_binding(

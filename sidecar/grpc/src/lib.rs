@@ -13,6 +13,7 @@ mod deadline;
 mod error;
 mod internal;
 mod invoke;
+mod jobs;
 mod management;
 mod not_built;
 mod pipeline;

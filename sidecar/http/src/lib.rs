@@ -8,6 +8,7 @@ mod api_log;
 mod cors;
 mod invoke;
 mod linger;
+mod jobs;
 mod management;
 mod not_built;
 mod path;

@@ -13,7 +13,6 @@ use crate::routes::route as declare;
 const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
 const PUT: &[Method] = &[Method::PUT];
-const DELETE: &[Method] = &[Method::DELETE];
 const WRITE: &[Method] = &[Method::POST, Method::PUT];
 
 /// `ERR_API_UNIMPLEMENTED`
@@ -169,30 +168,6 @@ pub(crate) fn routes() -> Vec<Route> {
                 |_, _| fail(configuration()),
             ));
         }
-        routes.push(declare(
-            "jobs",
-            group_version,
-            version,
-            "jobs/{name}",
-            POST,
-            |_, r| universal(r, unimplemented()),
-        ));
-        routes.push(declare(
-            "jobs",
-            group_version,
-            version,
-            "jobs/{name}",
-            GET,
-            |_, _| fail(unimplemented()),
-        ));
-        routes.push(declare(
-            "jobs",
-            group_version,
-            version,
-            "jobs/{name}",
-            DELETE,
-            |_, _| fail(unimplemented()),
-        ));
     }
     for (group_version, version) in [
         ("v1", "v1.0"),

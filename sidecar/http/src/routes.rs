@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::router::Route;
-use crate::{Handler, actors as handlers, management, not_built, publish, secrets, state};
+use crate::{Handler, actors as handlers, jobs, management, not_built, publish, secrets, state};
 
 const GET: &[Method] = &[Method::GET];
 const PUT: &[Method] = &[Method::PUT];
@@ -151,6 +151,12 @@ pub(crate) fn all() -> Vec<Route> {
         });
     }
     routes.extend(actors());
+    for (group_version, version) in [("v1", "v1.0"), ("v1alpha1", "v1.0-alpha1")] {
+        let job = |methods, handler| route("jobs", group_version, version, "jobs/{name}", methods, handler);
+        routes.push(job(POST, |api, r| Box::pin(jobs::schedule(api, r))));
+        routes.push(job(GET, |api, r| Box::pin(jobs::get(api, r))));
+        routes.push(job(DELETE, |api, r| Box::pin(jobs::delete(api, r))));
+    }
     routes.extend(not_built::routes());
     routes
 }

@@ -74,8 +74,6 @@ pub(super) const NOT_BUILT_FLAGS: &[(&str, &str)] = &[
     ("enable-profiling", "profiles are not served"),
     ("profile-port", "profiles are not served"),
     ("control-plane-address", "the operator is not contacted"),
-    ("scheduler-host-address", "jobs, reminders and workflows are not available"),
-    ("scheduler-job-streams", "jobs, reminders and workflows are not available"),
     ("hot-reload-reconcile-interval", "resources are read at start only"),
     ("disable-builtin-k8s-secret-store", "there is no built-in Kubernetes secret store"),
     ("app-binding-options-timeout", "bindings are not available"),
@@ -119,10 +117,6 @@ pub const VARIABLES: &[(&str, &str)] = &[
 
 /// Variables that are read but whose feature is not built yet.
 pub(super) const NOT_BUILT_VARIABLES: &[(&str, &str)] = &[
-    (
-        "DAPR_SCHEDULER_HOST_ADDRESS_DNS_A",
-        "jobs, reminders and workflows are not available",
-    ),
     (
         "DAPR_COMPONENTS_SOCKETS_FOLDER",
         "pluggable components are not available",
