@@ -92,7 +92,9 @@ impl AppStart {
         self.subscriptions.tasks.spawn(async move {
             loop {
                 let is_healthy = *healthy.borrow_and_update();
-                core.jobs.scheduler().set_interest(|interest| interest.jobs = is_healthy);
+                core.jobs
+                    .scheduler()
+                    .set_interest(|interest| interest.jobs = is_healthy);
                 tokio::select! {
                     changed = healthy.changed() => if changed.is_err() { return },
                     () = stop.cancelled() => return,

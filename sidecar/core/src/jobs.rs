@@ -99,7 +99,10 @@ impl JobService {
             data: job.data,
             failure_policy: job.failure_policy,
         };
-        let scheduled = self.scheduler.schedule(&job.name, TARGET, request, overwrite).await;
+        let scheduled = self
+            .scheduler
+            .schedule(&job.name, TARGET, request, overwrite)
+            .await;
         scheduled.map_err(|status| self.failed("schedule job", "DAPR_SCHEDULER_SCHEDULE_JOB", &status))
     }
 
@@ -195,7 +198,10 @@ impl DueJobs {
 #[async_trait]
 impl Triggers for DueJobs {
     async fn trigger(&self, trigger: WatchJobsResponse) -> Outcome {
-        let target = trigger.metadata.as_ref().and_then(|metadata| metadata.target.as_ref());
+        let target = trigger
+            .metadata
+            .as_ref()
+            .and_then(|metadata| metadata.target.as_ref());
         match target.and_then(|target| target.r#type.as_ref()) {
             Some(Target::Job(_)) => match &self.app {
                 Some(app) => deliver::deliver(app, &trigger.name, trigger.data).await,

@@ -99,7 +99,9 @@ struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -122,7 +124,12 @@ impl Scheduler {
 
     /// Replicas known at present.
     pub fn addresses(&self) -> Vec<String> {
-        self.0.hosts.borrow().iter().map(|host| host.address.clone()).collect()
+        self.0
+            .hosts
+            .borrow()
+            .iter()
+            .map(|host| host.address.clone())
+            .collect()
     }
 
     /// Changes what the sidecar takes; streams that are open are opened anew if that is a change.
@@ -135,7 +142,13 @@ impl Scheduler {
     }
 
     /// Finds replicas and keeps streams to them until stopped. `ready` is set once they are known.
-    pub async fn run(self, triggers: Arc<dyn Triggers>, ready: Target, stop: CancellationToken, tasks: TaskTracker) {
+    pub async fn run(
+        self,
+        triggers: Arc<dyn Triggers>,
+        ready: Target,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) {
         if !self.is_enabled() {
             ready.ready();
             return;
@@ -216,7 +229,11 @@ pub(crate) fn go_text(status: &Status) -> String {
     if status.code() == Code::Unavailable && status.message() == DISABLED {
         return DISABLED.to_owned();
     }
-    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+    format!(
+        "rpc error: code = {:?} desc = {}",
+        status.code(),
+        status.message()
+    )
 }
 
 mod calls;

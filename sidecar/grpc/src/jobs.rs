@@ -1,7 +1,8 @@
 //! The Jobs API under its present and its older names.
 
 use outrigger_proto::runtime::v1::{
-    DeleteJobRequest, DeleteJobResponse, GetJobRequest, GetJobResponse, Job, ScheduleJobRequest, ScheduleJobResponse,
+    DeleteJobRequest, DeleteJobResponse, GetJobRequest, GetJobResponse, Job, ScheduleJobRequest,
+    ScheduleJobResponse,
 };
 use outrigger_sidecar_core::Sidecar;
 use tonic::{Response, Status};
@@ -18,11 +19,18 @@ pub(crate) async fn schedule(
 }
 
 pub(crate) async fn get(core: &Sidecar, request: GetJobRequest) -> Result<Response<GetJobResponse>, Status> {
-    let job = core.jobs.get(&request.name).await.map_err(|error| to_status(&error))?;
+    let job = core
+        .jobs
+        .get(&request.name)
+        .await
+        .map_err(|error| to_status(&error))?;
     Ok(Response::new(GetJobResponse { job: Some(job) }))
 }
 
-pub(crate) async fn delete(core: &Sidecar, request: DeleteJobRequest) -> Result<Response<DeleteJobResponse>, Status> {
+pub(crate) async fn delete(
+    core: &Sidecar,
+    request: DeleteJobRequest,
+) -> Result<Response<DeleteJobResponse>, Status> {
     let deleted = core.jobs.delete(&request.name).await;
     deleted.map_err(|error| to_status(&error))?;
     Ok(Response::new(DeleteJobResponse {}))

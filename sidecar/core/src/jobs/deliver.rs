@@ -62,14 +62,19 @@ pub(super) async fn deliver(app: &AppChannel, name: &str, data: Option<Any>) -> 
 
 async fn post(app: &AppChannel, http: &HttpApp, name: &str, data: Option<&Any>) -> Result<Code, String> {
     let path = utf8_percent_encode(name, ESCAPED);
-    let uri = http.uri(&format!("job/{path}"), "").map_err(|error| error.to_string())?;
+    let uri = http
+        .uri(&format!("job/{path}"), "")
+        .map_err(|error| error.to_string())?;
     let mut request = Request::post(uri)
         .body(Body::full(body(data)))
         .map_err(|error| error.to_string())?;
     request
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let answer = http.call(request, app.slot().await).await.map_err(|error| error.to_string())?;
+    let answer = http
+        .call(request, app.slot().await)
+        .await
+        .map_err(|error| error.to_string())?;
     let status = answer.status();
     // Its content says nothing more.
     let _ = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
@@ -93,7 +98,10 @@ async fn call(app: &AppChannel, grpc: &GrpcApp, name: &str, data: Option<Any>) -
     let message = JobEventRequest {
         name: name.to_owned(),
         method: format!("job/{name}"),
-        content_type: data.as_ref().map(|data| data.type_url.clone()).unwrap_or_default(),
+        content_type: data
+            .as_ref()
+            .map(|data| data.type_url.clone())
+            .unwrap_or_default(),
         data,
         http_extension: Some(HttpExtension {
             verb: Verb::Post.into(),

@@ -43,11 +43,16 @@ pub fn read(body: &[u8]) -> Result<JobRequest, String> {
     let job = Job {
         name: text(["name", "name"])?.unwrap_or_default(),
         schedule: text(["schedule", "schedule"])?,
-        repeats: member(["repeats", "repeats"]).map(|value| as_u32("repeats", value)).transpose()?,
+        repeats: member(["repeats", "repeats"])
+            .map(|value| as_u32("repeats", value))
+            .transpose()?,
         due_time: text(["dueTime", "due_time"])?,
         ttl: text(["ttl", "ttl"])?,
         data: members.get("data").map(pack),
-        failure_policy: member(["failurePolicy", "failure_policy"]).map(policy).transpose()?.flatten(),
+        failure_policy: member(["failurePolicy", "failure_policy"])
+            .map(policy)
+            .transpose()?
+            .flatten(),
     };
     let overwrite = match member(["overwrite", "overwrite"]) {
         None => false,
@@ -76,7 +81,9 @@ fn as_u32(field: &str, value: &Value) -> Result<u32, String> {
             Ok(number) => Ok(number),
             // Such as 5.0 or 1e3.
             Err(_) => match text.parse::<f64>() {
-                Ok(float) if float.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&float) => Ok(float as u32),
+                Ok(float) if float.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&float) => {
+                    Ok(float as u32)
+                }
                 _ => Err(number()),
             },
         },
@@ -104,12 +111,17 @@ fn constant_policy(value: &Value) -> Result<JobFailurePolicyConstant, String> {
         _ => return Err(wrong("constant", "an object")),
     };
     let present = |name: &str| members.get(name).filter(|value| **value != Value::Null);
-    let interval = present("interval").map(|value| as_duration(&as_text("interval", value)?)).transpose()?;
+    let interval = present("interval")
+        .map(|value| as_duration(&as_text("interval", value)?))
+        .transpose()?;
     let max_retries = present("maxRetries")
         .or_else(|| present("max_retries"))
         .map(|value| as_u32("maxRetries", value))
         .transpose()?;
-    Ok(JobFailurePolicyConstant { interval, max_retries })
+    Ok(JobFailurePolicyConstant {
+        interval,
+        max_retries,
+    })
 }
 
 /// Protobuf's JSON of a duration: seconds with up to nine decimals and an `s`.
@@ -152,7 +164,10 @@ fn to_proto(value: &Value) -> prost_types::Value {
             values: list.iter().map(to_proto).collect(),
         }),
         Value::Object(members) => Kind::StructValue(Struct {
-            fields: members.iter().map(|(name, value)| (name.clone(), to_proto(value))).collect(),
+            fields: members
+                .iter()
+                .map(|(name, value)| (name.clone(), to_proto(value)))
+                .collect(),
         }),
     };
     prost_types::Value { kind: Some(kind) }
@@ -165,9 +180,13 @@ fn from_proto(value: prost_types::Value) -> Value {
         Some(Kind::NumberValue(number)) => Value::Number(outrigger_gojson::float_json(number)),
         Some(Kind::StringValue(text)) => Value::String(text),
         Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(from_proto).collect()),
-        Some(Kind::StructValue(members)) => {
-            Value::Object(members.fields.into_iter().map(|(name, value)| (name, from_proto(value))).collect())
-        }
+        Some(Kind::StructValue(members)) => Value::Object(
+            members
+                .fields
+                .into_iter()
+                .map(|(name, value)| (name, from_proto(value)))
+                .collect(),
+        ),
     }
 }
 
@@ -226,7 +245,11 @@ fn policy_json(policy: Policy) -> Value {
 }
 
 fn duration_json(duration: Duration) -> String {
-    let sign = if duration.seconds < 0 || duration.nanos < 0 { "-" } else { "" };
+    let sign = if duration.seconds < 0 || duration.nanos < 0 {
+        "-"
+    } else {
+        ""
+    };
     let (seconds, nanos) = (duration.seconds.unsigned_abs(), duration.nanos.unsigned_abs());
     // Three, six or nine decimals.
     let fraction = match nanos {
@@ -262,11 +285,16 @@ mod tests {
 
     #[test]
     fn a_job_is_read_in_either_spelling_and_written_in_camel_case() {
-        let body = br#"{"schedule":"@every 1m","due_time":"5s","repeats":"3","ttl":"1h","data":{"a":[1,null]},
+        let body =
+            br#"{"schedule":"@every 1m","due_time":"5s","repeats":"3","ttl":"1h","data":{"a":[1,null]},
             "failure_policy":{"constant":{"interval":"1.5s","max_retries":2}},"overwrite":true,"else":1}"#;
         let request = read(body).unwrap();
         assert!(request.overwrite);
-        let text = String::from_utf8(job(Job { name: "j".into(), ..request.job })).unwrap();
+        let text = String::from_utf8(job(Job {
+            name: "j".into(),
+            ..request.job
+        }))
+        .unwrap();
         assert_eq!(
             text,
             concat!(

@@ -2,8 +2,8 @@
 
 use outrigger_proto::scheduler::v1::job_target_metadata::Type as Target;
 use outrigger_proto::scheduler::v1::{
-    DeleteByMetadataRequest, DeleteByNamePrefixRequest, DeleteJobRequest, GetJobRequest, Job, ListJobsRequest, NamedJob,
-    ScheduleJobRequest,
+    DeleteByMetadataRequest, DeleteByNamePrefixRequest, DeleteJobRequest, GetJobRequest, Job,
+    ListJobsRequest, NamedJob, ScheduleJobRequest,
 };
 use tonic::Status;
 
@@ -14,16 +14,24 @@ impl Scheduler {
     ///
     /// # Errors
     /// The scheduler's status.
-    pub async fn schedule(&self, name: &str, target: Target, job: Job, overwrite: bool) -> Result<(), Status> {
+    pub async fn schedule(
+        &self,
+        name: &str,
+        target: Target,
+        job: Job,
+        overwrite: bool,
+    ) -> Result<(), Status> {
         let request = ScheduleJobRequest {
             name: name.to_owned(),
             job: Some(job),
             metadata: Some(self.metadata(target)),
             overwrite,
         };
-        self.call(request, |mut client, request| async move { client.schedule_job(request).await })
-            .await
-            .map(|_| ())
+        self.call(request, |mut client, request| async move {
+            client.schedule_job(request).await
+        })
+        .await
+        .map(|_| ())
     }
 
     /// Finds a job.
@@ -35,9 +43,11 @@ impl Scheduler {
             name: name.to_owned(),
             metadata: Some(self.metadata(target)),
         };
-        self.call(request, |mut client, request| async move { client.get_job(request).await })
-            .await
-            .map(|found| found.job.unwrap_or_default())
+        self.call(request, |mut client, request| async move {
+            client.get_job(request).await
+        })
+        .await
+        .map(|found| found.job.unwrap_or_default())
     }
 
     /// Removes a job; an absent one is no failure.
@@ -49,9 +59,11 @@ impl Scheduler {
             name: name.to_owned(),
             metadata: Some(self.metadata(target)),
         };
-        self.call(request, |mut client, request| async move { client.delete_job(request).await })
-            .await
-            .map(|_| ())
+        self.call(request, |mut client, request| async move {
+            client.delete_job(request).await
+        })
+        .await
+        .map(|_| ())
     }
 
     /// The jobs of a target; an actor without an id stands for all of its type.
@@ -62,9 +74,11 @@ impl Scheduler {
         let request = ListJobsRequest {
             metadata: Some(self.metadata(target)),
         };
-        self.call(request, |mut client, request| async move { client.list_jobs(request).await })
-            .await
-            .map(|found| found.jobs)
+        self.call(request, |mut client, request| async move {
+            client.list_jobs(request).await
+        })
+        .await
+        .map(|found| found.jobs)
     }
 
     /// Removes the jobs of a target whose names start like this.

@@ -17,7 +17,9 @@ pub(super) async fn watch(inner: Arc<Inner>, ready: Target, stop: CancellationTo
             () = stop.cancelled() => return,
         };
         match ended {
-            Ok(()) => tracing::debug!(target: "dapr.runtime.scheduler", "the list of schedulers ended and is asked for again"),
+            Ok(()) => {
+                tracing::debug!(target: "dapr.runtime.scheduler", "the list of schedulers ended and is asked for again")
+            }
             Err(status) => {
                 tracing::warn!(
                     target: "dapr.runtime.scheduler",
@@ -79,12 +81,18 @@ fn use_addresses<'a>(inner: &Inner, addresses: impl Iterator<Item = &'a str>) ->
     let known = inner.hosts.borrow().clone();
     let hosts = addresses
         .iter()
-        .map(|address| match known.iter().find(|host| host.address == **address) {
-            Some(host) => Ok(host.clone()),
-            None => host(inner, address),
-        })
+        .map(
+            |address| match known.iter().find(|host| host.address == **address) {
+                Some(host) => Ok(host.clone()),
+                None => host(inner, address),
+            },
+        )
         .collect::<Result<Vec<Host>, Status>>()?;
-    let is_same = |a: &[Host], b: &[Host]| a.iter().map(|host| &host.address).eq(b.iter().map(|host| &host.address));
+    let is_same = |a: &[Host], b: &[Host]| {
+        a.iter()
+            .map(|host| &host.address)
+            .eq(b.iter().map(|host| &host.address))
+    };
     inner.hosts.send_if_modified(|current| {
         let changed = !is_same(current, &hosts);
         if changed {

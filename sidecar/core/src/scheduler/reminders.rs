@@ -50,7 +50,10 @@ fn schedule(period: &str) -> Result<(Option<String>, Option<u32>), ReminderError
         negative if negative < 0 => None,
         count => Some(u32::try_from(count).map_err(|_| invalid("too many repetitions"))?),
     };
-    Ok((Some(format!("@every {}", GoDuration::from_nanos(parts.nanos))), repeats))
+    Ok((
+        Some(format!("@every {}", GoDuration::from_nanos(parts.nanos))),
+        repeats,
+    ))
 }
 
 fn optional(text: String) -> Option<String> {
@@ -111,7 +114,10 @@ impl Reminders for SchedulerReminders {
     }
 
     async fn list(&self, actor_type: &str, actor_id: Option<&str>) -> Result<Vec<Reminder>, ReminderError> {
-        let found = self.0.list(target(actor_type, actor_id.unwrap_or_default())).await;
+        let found = self
+            .0
+            .list(target(actor_type, actor_id.unwrap_or_default()))
+            .await;
         let found = found.map_err(|status| failed(&status))?;
         Ok(found.into_iter().map(|named| listed(actor_type, named)).collect())
     }
@@ -143,7 +149,14 @@ mod tests {
         assert_eq!(schedule("10s").unwrap(), some("@every 10s", None));
         assert_eq!(schedule("R5/PT2000S").unwrap(), some("@every 33m20s", Some(5)));
         assert_eq!(schedule("R3").unwrap(), some("@every 0s", Some(3)));
-        for bad in ["@daily", "P1M", "P1D", "P1Y", "R99999999999/PT1S", "PT99999999999S"] {
+        for bad in [
+            "@daily",
+            "P1M",
+            "P1D",
+            "P1Y",
+            "R99999999999/PT1S",
+            "PT99999999999S",
+        ] {
             assert!(schedule(bad).is_err(), "{bad}");
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use outrigger_proto::scheduler::v1::watch_jobs_request::WatchJobRequestType as Say;
 use outrigger_proto::scheduler::v1::{
-    JobTargetType, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult, WatchJobsRequestResultStatus,
+    JobTargetType, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+    WatchJobsRequestResultStatus,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,7 +23,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 const ANSWERS: usize = 256;
 
 /// Keeps the streams until stopped; triggers under way belong to `tasks`.
-pub(super) async fn run(inner: Arc<Inner>, triggers: Arc<dyn Triggers>, stop: CancellationToken, tasks: TaskTracker) {
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    triggers: Arc<dyn Triggers>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let (mut hosts, mut interest) = (inner.hosts.subscribe(), inner.interest.subscribe());
     let mut open: BTreeMap<String, CancellationToken> = BTreeMap::new();
     let mut registered = Interest::default();
