@@ -68,9 +68,18 @@ impl ActorTarget for App {
         _context: TurnContext,
     ) -> Result<InternalInvokeResponse, ActorError> {
         let id = actor.to_string();
-        let other = self.world.running.lock().unwrap().insert(id.clone(), self.address.clone());
+        let other = self
+            .world
+            .running
+            .lock()
+            .unwrap()
+            .insert(id.clone(), self.address.clone());
         if let Some(other) = other {
-            self.world.doubles.lock().unwrap().push(format!("{id}: {other} and {}", self.address));
+            self.world
+                .doubles
+                .lock()
+                .unwrap()
+                .push(format!("{id}: {other} and {}", self.address));
         }
         let _turn = InTurn(&self.world, id.clone());
         sleep(Duration::from_millis(20)).await;
@@ -83,7 +92,11 @@ impl ActorTarget for App {
     }
 
     async fn deactivate(&self, actor: &ActorKey) -> Result<(), ActorError> {
-        self.world.deactivated.lock().unwrap().push(format!("{} {actor}", self.address));
+        self.world
+            .deactivated
+            .lock()
+            .unwrap()
+            .push(format!("{} {actor}", self.address));
         Ok(())
     }
 }
@@ -107,7 +120,12 @@ impl ActorPeers for Peers {
             });
         };
         let mut request = request.clone();
-        request.metadata.insert(REMOTE.into(), ListStringValue { values: vec!["true".into()] });
+        request.metadata.insert(
+            REMOTE.into(),
+            ListStringValue {
+                values: vec!["true".into()],
+            },
+        );
         // What the callee's edge makes of an error.
         let answer = engine.invoke(request, trace.cloned()).await;
         answer.map_err(|error| {
@@ -166,7 +184,9 @@ impl Placement {
             while !awaited.is_empty() {
                 let Some(event) = events.recv().await else { return };
                 match event {
-                    Event::Said(from, host) if host.operation == acknowledged && host.version == Some(self.version) => {
+                    Event::Said(from, host)
+                        if host.operation == acknowledged && host.version == Some(self.version) =>
+                    {
                         awaited.retain(|stream| *stream != from);
                     }
                     event => self.take(event).await,
@@ -195,11 +215,14 @@ impl Placement {
                 });
             }
             Event::Gone(address) => {
-                self.streams.retain(|_, (_, host)| host.as_ref().is_none_or(|h| h.name != address));
+                self.streams
+                    .retain(|_, (_, host)| host.as_ref().is_none_or(|h| h.name != address));
                 self.dirty = true;
             }
             Event::Said(stream, host) => {
-                let Some((to, known)) = self.streams.get_mut(&stream) else { return };
+                let Some((to, known)) = self.streams.get_mut(&stream) else {
+                    return;
+                };
                 match host.operation {
                     1 => {
                         *known = Some(host);
@@ -280,19 +303,21 @@ impl PlacementConnector for Connector {
             }
         });
         let cut = self.cut.clone();
-        let orders = futures_util::stream::unfold((orders, ended, cut), |(mut orders, ended, cut)| async move {
-            loop {
-                let order = tokio::select! {
-                    order = orders.recv() => order,
-                    () = ended.cancelled() => None,
-                };
-                if cut.is_cancelled() {
-                    return std::future::pending().await;
+        let orders =
+            futures_util::stream::unfold((orders, ended, cut), |(mut orders, ended, cut)| async move {
+                loop {
+                    let order = tokio::select! {
+                        order = orders.recv() => order,
+                        () = ended.cancelled() => None,
+                    };
+                    if cut.is_cancelled() {
+                        return std::future::pending().await;
+                    }
+                    return order.map(|order| (Ok(StreamEvent::Order(order)), (orders, ended, cut)));
                 }
-                return order.map(|order| (Ok(StreamEvent::Order(order)), (orders, ended, cut)));
-            }
-        });
-        let accepted = futures_util::stream::iter([Ok(StreamEvent::Accepted(Some(LeaseTerms { length: LEASE })))]);
+            });
+        let accepted =
+            futures_util::stream::iter([Ok(StreamEvent::Accepted(Some(LeaseTerms { length: LEASE })))]);
         Ok(PlacementStream {
             reports,
             orders: accepted.chain(orders).boxed(),
@@ -350,12 +375,18 @@ impl Cluster {
                 state_ttl: false,
             },
             peers: Arc::new(Peers(self.world.clone())),
-            stores: Arc::new(OneStore::new("memory", Arc::new(memory::MemoryState::new(&context())))),
+            stores: Arc::new(OneStore::new(
+                "memory",
+                Arc::new(memory::MemoryState::new(&context())),
+            )),
             resiliency: Resiliency::default(),
             tasks: self.tasks.clone(),
             observer: None,
         });
-        let types: HostedTypes = hosts.then(|| ("T".to_owned(), TypeConfig::default())).into_iter().collect();
+        let types: HostedTypes = hosts
+            .then(|| ("T".to_owned(), TypeConfig::default()))
+            .into_iter()
+            .collect();
         engine.register(
             types,
             Arc::new(App {
@@ -370,8 +401,13 @@ impl Cluster {
             cut: cut.clone(),
             drop_stream: Arc::clone(&drop_stream),
         };
-        self.tasks.spawn(engine.clone().run(Box::new(connector), stop.clone()));
-        self.world.engines.lock().unwrap().insert(address.into(), engine.clone());
+        self.tasks
+            .spawn(engine.clone().run(Box::new(connector), stop.clone()));
+        self.world
+            .engines
+            .lock()
+            .unwrap()
+            .insert(address.into(), engine.clone());
         let mut link = engine.link();
         link.wait_for(|link| link.ready).await.unwrap();
         Node {
@@ -384,7 +420,11 @@ impl Cluster {
     }
 
     /// Calls actors 0 to 9 by turns until told to stop; the answers by actor, and the failures.
-    fn callers(&self, engine: &Arc<Engine>, done: &CancellationToken) -> tokio::task::JoinHandle<(BTreeMap<String, usize>, Vec<String>)> {
+    fn callers(
+        &self,
+        engine: &Arc<Engine>,
+        done: &CancellationToken,
+    ) -> tokio::task::JoinHandle<(BTreeMap<String, usize>, Vec<String>)> {
         let (engine, done) = (engine.clone(), done.clone());
         tokio::spawn(async move {
             let (mut good, mut bad) = (BTreeMap::new(), Vec::new());
@@ -403,10 +443,18 @@ impl Cluster {
     }
 
     fn check(&self, good: &BTreeMap<String, usize>) {
-        assert_eq!(*self.world.doubles.lock().unwrap(), Vec::<String>::new(), "two turns at once");
+        assert_eq!(
+            *self.world.doubles.lock().unwrap(),
+            Vec::<String>::new(),
+            "two turns at once"
+        );
         let turns = self.world.turns.lock().unwrap();
         for (actor, answers) in good {
-            assert!(turns[actor] >= *answers, "{actor}: {answers} answers, {} turns", turns[actor]);
+            assert!(
+                turns[actor] >= *answers,
+                "{actor}: {answers} answers, {} turns",
+                turns[actor]
+            );
         }
         assert_eq!(good.len(), 10, "every actor answered");
     }
@@ -483,7 +531,12 @@ async fn a_host_cut_off_from_placement_lets_go_before_another_begins() {
     let outside = cluster.callers(&b.engine, &done);
     sleep(Duration::from_millis(500)).await;
     a.cut.cancel();
-    cluster.events.send(Event::Cut(a.address.clone())).await.ok().unwrap();
+    cluster
+        .events
+        .send(Event::Cut(a.address.clone()))
+        .await
+        .ok()
+        .unwrap();
     let start = Instant::now();
     sleep(LEASE + Duration::from_millis(100)).await;
     assert!(a.engine.status().active.is_empty(), "{:?}", a.engine.status());
