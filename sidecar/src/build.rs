@@ -12,6 +12,7 @@ use outrigger_identity::Security;
 use outrigger_model::duration::GoDuration;
 use outrigger_process::Readiness;
 use outrigger_resiliency::Resiliency;
+use outrigger_resources::configuration::PipelineSpec;
 use outrigger_resources::disk::{self, Filter};
 use outrigger_resources::{
     AccessControl, Component, Configuration, HttpEndpoint, SecretScopes, Subscription, configuration,
@@ -19,16 +20,20 @@ use outrigger_resources::{
 use outrigger_sidecar_core::actors::stream::StreamActors;
 use outrigger_sidecar_core::actors::{ActorService, Engine};
 use outrigger_sidecar_core::app::{AppChannel, AppHealth};
+use outrigger_sidecar_core::bindings::{BindingDeps, BindingService};
 use outrigger_sidecar_core::components::ComponentStore;
 use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
+use outrigger_sidecar_core::configuration::ConfigurationService;
 use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
 use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
 use outrigger_sidecar_core::invoke::{Invoker, InvokerParts};
 use outrigger_sidecar_core::jobs::JobService;
+use outrigger_sidecar_core::lock::LockService;
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
+use outrigger_sidecar_core::middleware::Pipeline;
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
 use outrigger_sidecar_core::scheduler::{Scheduler, SchedulerOptions};
@@ -224,7 +229,7 @@ pub(crate) async fn build(
         &metrics,
         healthy,
     )
-    .map(Arc::new);
+    .map(|app| Arc::new(app.with_middleware(pipeline(&configuration.spec.app_http_pipeline, &store))));
     let peers = Arc::new(Peers::new(
         security.clone(),
         tasks.clone(),
@@ -293,6 +298,15 @@ pub(crate) async fn build(
     let names = |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>();
     let core = Arc::new(Sidecar {
         state: StateService::new(store.clone(), policies.clone(), identity.app_id.clone()),
+        bindings: BindingService::new(BindingDeps {
+            components: store.clone(),
+            policies: policies.clone(),
+            app: app.clone(),
+            tracing: tracing.clone(),
+            options_timeout: config.app.binding_options_timeout,
+        }),
+        configuration: ConfigurationService::new(store.clone(), policies.clone(), app.clone()),
+        lock: LockService::new(store.clone(), policies.clone()),
         secrets: SecretService::new(
             store.clone(),
             policies,
@@ -338,7 +352,7 @@ pub(crate) async fn build(
         .map_err(StartError::new)?;
     let access = InvokeAccess::new(rules, access_metrics);
     Ok(Built {
-        http: http_options(config, &configuration),
+        http: http_options(config, &configuration, &core.components),
         grpc: grpc_options(config, &configuration, max_message, access),
         core,
         peers,
@@ -484,7 +498,20 @@ fn go_duration(duration: std::time::Duration) -> String {
     GoDuration::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)).to_string()
 }
 
-fn http_options(config: &SidecarConfig, configuration: &Configuration) -> HttpOptions {
+/// The pipeline of a direction; what it names and is not there is said at start.
+fn pipeline(spec: &PipelineSpec, components: &Arc<ComponentStore>) -> Option<Arc<Pipeline>> {
+    let pipeline = Pipeline::new(spec, components.clone())?;
+    for warning in pipeline.warnings() {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    Some(pipeline)
+}
+
+fn http_options(
+    config: &SidecarConfig,
+    configuration: &Configuration,
+    components: &Arc<ComponentStore>,
+) -> HttpOptions {
     let origins = match &config.allowed_origins {
         AllowedOrigins::Off => Vec::new(),
         AllowedOrigins::Any => vec!["*".to_owned()],
@@ -502,6 +529,7 @@ fn http_options(config: &SidecarConfig, configuration: &Configuration) -> HttpOp
             obfuscate_urls: logging.obfuscate_urls,
             omit_health_checks: logging.omit_health_checks,
         }),
+        middleware: pipeline(&configuration.spec.http_pipeline, components),
     }
 }
 

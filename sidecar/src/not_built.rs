@@ -13,16 +13,6 @@ pub(crate) fn warnings(configuration: &Configuration) -> Vec<String> {
         }
     };
     note(
-        !spec.http_pipeline.handlers.is_empty(),
-        "spec.httpPipeline",
-        "its handlers are not run",
-    );
-    note(
-        !spec.app_http_pipeline.handlers.is_empty(),
-        "spec.appHttpPipeline",
-        "its handlers are not run",
-    );
-    note(
         spec.workflow != defaults.workflow,
         "spec.workflow",
         "workflows are not available",

@@ -21,6 +21,16 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_redis::register(&mut registry);
     #[cfg(feature = "sqlite")]
     outrigger_components_sqlite::register(&mut registry);
+    #[cfg(feature = "cron")]
+    outrigger_components_cron::register(&mut registry);
+    #[cfg(feature = "http-binding")]
+    outrigger_components_http_binding::register(&mut registry);
+    #[cfg(feature = "http-middleware")]
+    outrigger_components_http_middleware::register(&mut registry);
+    #[cfg(feature = "local-storage")]
+    outrigger_components_local_storage::register(&mut registry);
+    #[cfg(feature = "smtp")]
+    outrigger_components_smtp::register(&mut registry);
     registry
 }
 

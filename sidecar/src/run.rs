@@ -266,6 +266,7 @@ impl Running {
             actors.withdraw().await;
         }
         self.core.actor_streams.close();
+        self.core.configuration.close().await;
         if let Some(resolver) = self.resolver {
             resolver.close().await;
         }

@@ -141,6 +141,12 @@ const TABLE: &[Row] = &[
         why: "who a process is and TLS made of it; what is said over it is not its business",
     },
     Row {
+        who: &["outrigger-http-client"],
+        ours: &["outrigger-client-tls"],
+        never: &["tonic", "axum", "redis", "rusqlite"],
+        why: "an HTTP client, whoever is called",
+    },
+    Row {
         who: &["outrigger-components-api"],
         ours: &["outrigger-gojson", "outrigger-model"],
         never: WIRE,
@@ -152,8 +158,10 @@ const TABLE: &[Row] = &[
             "outrigger-client-tls",
             "outrigger-components-api",
             "outrigger-gojson",
+            "outrigger-http-client",
             "outrigger-model",
             "outrigger-process",
+            "outrigger-schedule",
         ],
         never: &["tonic", "axum"],
         why: "a backend knows its trait, never the sidecar or another backend",

@@ -10,6 +10,7 @@ pub mod bindings;
 pub mod configuration;
 pub mod lock;
 pub mod metadata;
+pub mod middleware;
 pub mod name_resolution;
 pub mod pubsub;
 pub mod registry;

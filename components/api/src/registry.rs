@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::bindings::{InputBinding, OutputBinding};
 use crate::configuration::ConfigurationStore;
 use crate::lock::LockStore;
+use crate::middleware::HttpMiddleware;
 use crate::name_resolution::ResolverFactory;
 use crate::pubsub::PubSub;
 use crate::secrets::SecretStore;
@@ -105,6 +106,8 @@ pub struct Registry {
     pub output_bindings: Kind<dyn OutputBinding>,
     /// `configuration.*`
     pub configuration: Kind<dyn ConfigurationStore>,
+    /// `middleware.http.*`, under `http.<name>`
+    pub middleware: Kind<dyn HttpMiddleware>,
     /// `lock.*`
     pub lock: Kind<dyn LockStore>,
     /// Configuration `spec.nameResolution.component`

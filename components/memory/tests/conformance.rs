@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use outrigger_components_api::testing::{init_context, pubsub, state};
-use outrigger_components_memory::{MemoryPubSub, MemoryState};
+use async_trait::async_trait;
+use outrigger_components_api::RequestMetadata;
+use outrigger_components_api::configuration::{ConfigurationStore as _, Item};
+use outrigger_components_api::testing::{configuration, init_context, lock, pubsub, state};
+use outrigger_components_memory::{InMemoryConfiguration, InMemoryLock, MemoryPubSub, MemoryState};
 
 #[tokio::test(start_paused = true)]
 async fn the_store_keeps_every_promise() {
@@ -15,4 +18,38 @@ async fn the_store_keeps_every_promise() {
 async fn the_broker_keeps_every_promise() {
     let broker = Arc::new(MemoryPubSub::new(&init_context("ps", [])));
     pubsub::suite(broker, "topic-", pubsub::Order::Kept).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn locks_keep_every_promise() {
+    lock::suite(Arc::new(InMemoryLock::default()), "t:", tokio::time::sleep).await;
+}
+
+struct Values(Arc<InMemoryConfiguration>);
+
+#[async_trait]
+impl configuration::Source for Values {
+    async fn set(&self, key: &str, value: &str, version: &str) {
+        let item = Item {
+            value: value.to_owned(),
+            version: version.to_owned(),
+            metadata: RequestMetadata::new(),
+        };
+        self.0.set(key, Some(item)).await;
+    }
+
+    async fn delete(&self, key: &str) -> bool {
+        self.0.set(key, None).await;
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn configuration_keeps_every_promise() {
+    let context = init_context("cfg", [("given", "v||3")]);
+    let store = Arc::new(InMemoryConfiguration::new(&context));
+    let none = RequestMetadata::new();
+    let given = store.get(&["given".to_owned()], &none).await.unwrap();
+    assert_eq!((&*given["given"].value, &*given["given"].version), ("v", "3"));
+    configuration::suite(store.clone(), &Values(store.clone()), "t:", &none).await;
 }

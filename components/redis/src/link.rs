@@ -141,21 +141,46 @@ impl Link {
         if self.settings.cluster {
             return Ok(Connection::Cluster(self.connect_cluster(answer).await?));
         }
+        let server = self.server().await?;
+        let connection = server
+            .get_multiplexed_async_connection_with_config(&self.config(answer))
+            .await?;
+        Ok(Connection::Node(connection))
+    }
+
+    /// Makes a connection that only listens.
+    ///
+    /// # Errors
+    /// Why the server cannot be reached. The nodes of a cluster tell their events to nobody else: there is no one to
+    /// listen to.
+    pub(crate) async fn listen(&self) -> Result<redis::aio::PubSub, RedisError> {
+        if self.settings.cluster {
+            return Err((
+                ErrorKind::Client,
+                "keyspace events cannot be listened to with redisType: cluster; use redisType: node",
+            )
+                .into());
+        }
+        let server = self.server().await?;
+        match tokio::time::timeout(self.settings.dial_timeout, server.get_async_pubsub()).await {
+            Ok(connected) => connected,
+            Err(_) => Err((ErrorKind::Io, "connection timed out (dialTimeout)").into()),
+        }
+    }
+
+    /// The server that takes commands.
+    async fn server(&self) -> Result<Client, RedisError> {
         let (host, port) = match &self.settings.sentinel {
             None => self.settings.hosts[0].clone(),
             Some(_) => self.master().await?,
         };
-        let client = self.client(
+        self.client(
             host,
             port,
             &self.settings.username,
             &self.settings.password,
             self.settings.database,
-        )?;
-        let connection = client
-            .get_multiplexed_async_connection_with_config(&self.config(answer))
-            .await?;
-        Ok(Connection::Node(connection))
+        )
     }
 
     /// Finds the nodes of a cluster from those that are known. It follows them by itself from then on.

@@ -55,6 +55,8 @@ pub(crate) struct Sentinel {
 pub(crate) enum Purpose {
     State,
     PubSub,
+    /// Bindings, configuration, locks.
+    Other,
 }
 
 impl std::fmt::Debug for Settings {
@@ -82,7 +84,7 @@ impl Settings {
         // Which defaults differ by component is history.
         let first_pause = match purpose {
             Purpose::State => Duration::from_secs(2),
-            Purpose::PubSub => Duration::from_millis(8),
+            Purpose::PubSub | Purpose::Other => Duration::from_millis(8),
         };
         let mut settings = Self {
             hosts: Vec::new(),

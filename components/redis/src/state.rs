@@ -61,7 +61,7 @@ impl RedisState {
         Ok(Self {
             link,
             ttl,
-            replicas: connected_replicas(&replication),
+            replicas: crate::connected_replicas(&replication),
         })
     }
 
@@ -127,13 +127,6 @@ fn ttl(metadata: &RequestMetadata) -> Result<Option<i64>, StateError> {
                 "failed to parse ttl from metadata: strconv.ParseInt: parsing {text:?}: {reason}"
             ))
         })
-}
-
-fn connected_replicas(info: &str) -> u32 {
-    info.lines()
-        .find_map(|line| line.strip_prefix("connected_slaves:"))
-        .and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
 }
 
 /// Whether a script refused, as opposed to a server that could not be asked.
@@ -247,19 +240,5 @@ impl StateStore for RedisState {
 
     async fn close(&self) {
         self.link.close().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replicas_are_counted() {
-        assert_eq!(
-            connected_replicas("# Replication\r\nrole:master\r\nconnected_slaves:2\r\n"),
-            2
-        );
-        assert_eq!(connected_replicas("role:master"), 0);
     }
 }

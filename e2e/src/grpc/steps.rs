@@ -142,6 +142,10 @@ async fn call(group: &Group, memory: &mut Memory, send: &Send) -> Value {
     messages.extend(send.messages.iter().flatten().cloned());
     send_all(&mut open, memory, &messages, send.lockstep).await;
     if let Some(name) = &send.keep_open {
+        // As every client's library does for a method that takes one message.
+        if !open.method.is_client_streaming() {
+            open.call.close();
+        }
         match send.wait {
             Some(count) => open.call.wait_responses(count, LIMIT).await,
             None => open.call.wait_end(WATCH).await,
@@ -284,7 +288,10 @@ fn reply(reply: Result<redis::Value, redis::RedisError>) -> Value {
         Ok(redis::Value::Okay) => "+OK".into(),
         Ok(redis::Value::SimpleString(text)) => format!("+{text}").into(),
         Ok(redis::Value::Int(number)) => format!(":{number}").into(),
-        Ok(redis::Value::BulkString(bytes)) => String::from_utf8_lossy(&bytes).into(),
+        Ok(redis::Value::Nil) => "$-1".into(),
+        Ok(redis::Value::BulkString(bytes)) => {
+            format!("${}\r\n{}", bytes.len(), String::from_utf8_lossy(&bytes)).into()
+        }
         Ok(other) => format!("{other:?}").into(),
         Err(e) => format!("-{e}").into(),
     }

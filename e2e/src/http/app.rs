@@ -209,7 +209,10 @@ async fn serve(stream: TcpStream, shared: Arc<Mutex<Shared>>) -> io::Result<()> 
 }
 
 fn encode(script: &Script, method: &str) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {} Scripted\r\n", script.status);
+    let reason = hyper::StatusCode::from_u16(script.status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    let mut head = format!("HTTP/1.1 {} {}\r\n", script.status, reason.unwrap_or("Scripted"));
     for (name, value) in header_pairs(&script.headers) {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

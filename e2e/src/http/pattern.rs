@@ -18,7 +18,8 @@ const SHAPES: [(&str, &str); 13] = [
     ("span", "[0-9a-f]{16}"),
     (
         "time",
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)",
+        // RFC 3339, or as Go prints a time.
+        r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)| \d\d:\d\d:\d\d(?:\.\d+)? [+-]\d{4} \S+)",
     ),
     ("port", r"\d{1,5}"),
     ("host-ip", r"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:]*)"),

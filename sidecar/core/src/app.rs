@@ -7,6 +7,7 @@ pub mod grpc;
 mod gzip;
 pub mod health;
 pub mod http;
+pub mod outgoing;
 mod pool;
 mod tls;
 
@@ -98,6 +99,15 @@ impl AppChannel {
             slots,
             healthy,
         })
+    }
+
+    /// Calls to an HTTP app pass this pipeline (`spec.appHttpPipeline`), health probes excepted.
+    #[must_use]
+    pub fn with_middleware(mut self, middleware: Option<Arc<crate::middleware::Pipeline>>) -> Self {
+        if let Transport::Http(app) = &mut self.transport {
+            app.set_middleware(middleware);
+        }
+        self
     }
 
     /// `--app-protocol`

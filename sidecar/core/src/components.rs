@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::configuration::ConfigurationStore;
 use outrigger_components_api::lock::LockStore;
+use outrigger_components_api::middleware::HttpMiddleware;
 use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::lock::key::LockPrefix;
 use crate::pubsub::scopes::TopicScopes;
+use crate::state::encryption::Encryption;
 use crate::state::key::KeyPrefix;
 
 pub mod loader;
@@ -33,6 +35,8 @@ pub struct LoadedState {
     pub prefix: KeyPrefix,
     /// `actorStateStore`
     pub keeps_actors: bool,
+    /// `primaryEncryptionKey`, `secondaryEncryptionKey`; `None` = values are stored as they are.
+    pub encryption: Option<Arc<Encryption>>,
 }
 
 /// A message broker with what the sidecar itself reads from its metadata.
@@ -83,6 +87,8 @@ pub enum Instance {
     Configuration(Arc<dyn ConfigurationStore>),
     /// `lock.*`
     Lock(LoadedLock),
+    /// `middleware.http.*`
+    Middleware(Arc<dyn HttpMiddleware>),
 }
 
 /// A loaded component with its description.
@@ -127,6 +133,8 @@ pub struct Loaded {
     pub configuration: BTreeMap<Arc<str>, Arc<dyn ConfigurationStore>>,
     /// Keepers of locks by name.
     pub locks: BTreeMap<Arc<str>, LoadedLock>,
+    /// Middleware by name.
+    pub middleware: BTreeMap<Arc<str>, Arc<dyn HttpMiddleware>>,
 }
 
 impl Loaded {
@@ -157,6 +165,9 @@ impl Loaded {
             Instance::Lock(lock) => {
                 self.locks.insert(name.clone(), lock.clone());
             }
+            Instance::Middleware(middleware) => {
+                self.middleware.insert(name.clone(), middleware.clone());
+            }
         }
         if self.all.insert(name.clone(), component).is_none() {
             self.order.push(name);
@@ -172,6 +183,7 @@ impl Loaded {
         self.bindings.remove(name);
         self.configuration.remove(name);
         self.locks.remove(name);
+        self.middleware.remove(name);
         self.all.remove(name)
     }
 }
@@ -233,6 +245,7 @@ impl Component {
             }
             Instance::Configuration(store) => store.close().await,
             Instance::Lock(lock) => lock.store.close().await,
+            Instance::Middleware(middleware) => middleware.close().await,
         }
         self.tasks.wait().await;
     }

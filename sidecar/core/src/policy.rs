@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::metrics::{ComponentMetrics, Operations};
 use outrigger_components_api::ComponentError;
+use outrigger_components_api::bindings::InvokeError;
 use outrigger_components_api::pubsub::FailedEntry;
 use outrigger_components_api::state::{BulkStateError, StateError};
 use outrigger_resiliency::{BuiltIn, ComponentType, Failure, Policy, PolicyError, Resiliency};
@@ -45,6 +46,12 @@ impl FromPolicy for StateError {
 }
 
 impl FromPolicy for ComponentError {
+    fn from_policy(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl FromPolicy for InvokeError {
     fn from_policy(text: String) -> Self {
         Self::new(text)
     }
@@ -135,6 +142,39 @@ impl ComponentPolicies {
     /// Outbound policy of a pub/sub component (publishing).
     pub fn pubsub(&self, name: &str) -> CallPolicy<'static> {
         self.outbound(name, ComponentType::Pubsub)
+    }
+
+    /// Outbound policy of an output binding.
+    ///
+    /// The operation is the caller's.
+    pub fn binding<'p>(&'p self, name: &'p str, operation: &'p str) -> CallPolicy<'p> {
+        self.outbound(name, ComponentType::Binding)
+            .measured(&self.metrics.output_binding, name, operation)
+    }
+
+    /// Inbound policy of an input binding (delivery to the app).
+    pub fn binding_inbound(&self, name: &str) -> Policy {
+        self.resiliency.component_inbound(name, ComponentType::Binding)
+    }
+
+    /// Outbound policy of a configuration store.
+    pub fn configuration<'p>(&'p self, name: &'p str, operation: &'p str) -> CallPolicy<'p> {
+        self.outbound(name, ComponentType::Configuration).measured(
+            &self.metrics.configuration,
+            name,
+            operation,
+        )
+    }
+
+    /// Inbound policy of a configuration store (updates to the app).
+    pub fn configuration_inbound(&self, name: &str) -> Policy {
+        self.resiliency
+            .component_inbound(name, ComponentType::Configuration)
+    }
+
+    /// Outbound policy of a keeper of locks.
+    pub fn lock(&self, name: &str) -> CallPolicy<'static> {
+        self.outbound(name, ComponentType::Lock)
     }
 
     /// Inbound policy of a pub/sub component (delivery to the app).

@@ -10,9 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::Identity;
 use crate::actors::ActorService;
 use crate::actors::stream::StreamActors;
+use crate::bindings::BindingService;
 use crate::components::ComponentStore;
+use crate::configuration::ConfigurationService;
 use crate::invoke::Invoker;
 use crate::jobs::JobService;
+use crate::lock::LockService;
 use crate::metadata::{
     ActorMetadata, ActorRuntimeStatus, AppMetadata, ComponentMetadata, ExtendedMetadata, Metadata,
 };
@@ -106,6 +109,12 @@ pub struct Sidecar {
     pub pubsub: PubSubService,
     /// Jobs.
     pub jobs: JobService,
+    /// Bindings in both directions.
+    pub bindings: BindingService,
+    /// Configuration.
+    pub configuration: ConfigurationService,
+    /// Distributed locks.
+    pub lock: LockService,
     /// Service invocation.
     pub invoker: Invoker,
     /// Actors.

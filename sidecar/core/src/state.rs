@@ -1,6 +1,7 @@
 //! The state building block: look-up, key prefixes, the store calls under their policy, and errors in Dapr's
 //! terms (contracts `state` and `errors`). Both edges call it; they decode and encode only.
 
+pub mod encryption;
 pub mod errors;
 pub mod key;
 
@@ -118,7 +119,16 @@ impl Store<'_> {
                 async move { store.get(request).await }
             })
             .await
+            .and_then(|found| self.open(found))
             .map_err(|error| errors::get(self.name, key, &error))
+    }
+
+    /// What was read, decrypted.
+    fn open(&self, mut found: GetResponse) -> Result<GetResponse, StateError> {
+        if let (Some(keys), Some(data)) = (&self.loaded.encryption, &found.data) {
+            found.data = Some(keys.open(self.name, data)?);
+        }
+        Ok(found)
     }
 
     /// Writes items whose keys are still the caller's: one item by `set`, several by `bulk_set`.
@@ -129,6 +139,11 @@ impl Store<'_> {
         for item in &mut items {
             item.key = self.key(&item.key)?;
             item.etag = item.etag.take().filter(|etag| !etag.is_empty());
+            if let Some(keys) = &self.loaded.encryption {
+                item.value = keys
+                    .seal(&item.value)
+                    .map_err(|error| errors::save(self.name, &error))?;
+            }
         }
         let policy = self.service.policies.state(self.name, "set");
         let result = match <[SetRequest; 1]>::try_from(items) {
@@ -241,6 +256,10 @@ impl Store<'_> {
             .map_err(|error| errors::get_bulk(&error))?;
         for item in &mut items {
             item.key = key::original(&item.key).into_owned();
+            match self.open(std::mem::take(&mut item.response)) {
+                Ok(opened) => item.response = opened,
+                Err(error) => item.error = Some(error.to_string()),
+            }
         }
         Ok(items)
     }
@@ -296,6 +315,17 @@ impl Store<'_> {
                 limit,
             ));
         }
+        if let Some(keys) = &self.loaded.encryption {
+            for operation in &mut request.operations {
+                if let TransactionOperation::Upsert(set) = operation {
+                    let sealed = match self.edge {
+                        Edge::Http => keys.seal(&set.value),
+                        Edge::Grpc => keys.seal_listed(&set.value),
+                    };
+                    set.value = sealed.map_err(|error| errors::transact(&error))?;
+                }
+            }
+        }
         let policy = self.service.policies.state(self.name, "transaction");
         policy
             .run(|| {
@@ -317,6 +347,9 @@ impl Store<'_> {
     ) -> Result<QueryResponse, ApiError> {
         if !self.loaded.store.can_query() {
             return Err(errors::querying_not_supported(self.name));
+        }
+        if self.loaded.encryption.is_some() {
+            return Err(errors::query(self.name, "cannot query encrypted store"));
         }
         let query = parse().map_err(|text| errors::query(self.name, &text))?;
         let request = QueryRequest { query, metadata };

@@ -8,7 +8,7 @@ use outrigger_proto::runtime::v1::dapr_server::Dapr;
 use outrigger_sidecar_core::Sidecar;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{actor_stream, actors, jobs, management, not_built, pubsub, secrets, state};
+use crate::{actor_stream, actors, bindings, configuration, jobs, lock, management, pubsub, secrets, state};
 
 /// The service over one sidecar.
 pub(crate) struct DaprApi {
@@ -197,28 +197,63 @@ impl Dapr for DaprApi {
         &self,
         request: Request<wire::InvokeBindingRequest>,
     ) -> Result<Response<wire::InvokeBindingResponse>, Status> {
-        Err(not_built::binding(&request.into_inner().name))
+        bindings::invoke(&self.core, request).await
     }
 
     async fn get_configuration(
         &self,
-        _request: Request<wire::GetConfigurationRequest>,
+        request: Request<wire::GetConfigurationRequest>,
     ) -> Result<Response<wire::GetConfigurationResponse>, Status> {
-        Err(not_built::configuration())
+        configuration::get(&self.core, request.into_inner()).await
+    }
+
+    async fn subscribe_configuration(
+        &self,
+        request: Request<wire::SubscribeConfigurationRequest>,
+    ) -> Result<Response<configuration::UpdateStream>, Status> {
+        configuration::subscribe(&self.core, request.into_inner()).await
+    }
+
+    async fn unsubscribe_configuration(
+        &self,
+        request: Request<wire::UnsubscribeConfigurationRequest>,
+    ) -> Result<Response<wire::UnsubscribeConfigurationResponse>, Status> {
+        configuration::unsubscribe(&self.core, request.into_inner()).await
+    }
+
+    async fn get_configuration_alpha1(
+        &self,
+        request: Request<wire::GetConfigurationRequest>,
+    ) -> Result<Response<wire::GetConfigurationResponse>, Status> {
+        configuration::get(&self.core, request.into_inner()).await
+    }
+
+    async fn subscribe_configuration_alpha1(
+        &self,
+        request: Request<wire::SubscribeConfigurationRequest>,
+    ) -> Result<Response<configuration::UpdateStream>, Status> {
+        configuration::subscribe(&self.core, request.into_inner()).await
+    }
+
+    async fn unsubscribe_configuration_alpha1(
+        &self,
+        request: Request<wire::UnsubscribeConfigurationRequest>,
+    ) -> Result<Response<wire::UnsubscribeConfigurationResponse>, Status> {
+        configuration::unsubscribe(&self.core, request.into_inner()).await
     }
 
     async fn try_lock_alpha1(
         &self,
-        _request: Request<wire::TryLockRequest>,
+        request: Request<wire::TryLockRequest>,
     ) -> Result<Response<wire::TryLockResponse>, Status> {
-        Err(not_built::lock())
+        lock::try_lock(&self.core, request.into_inner()).await
     }
 
     async fn unlock_alpha1(
         &self,
-        _request: Request<wire::UnlockRequest>,
+        request: Request<wire::UnlockRequest>,
     ) -> Result<Response<wire::UnlockResponse>, Status> {
-        Err(not_built::lock())
+        lock::unlock(&self.core, request.into_inner()).await
     }
 
     async fn invoke_actor(

@@ -8,14 +8,16 @@
 mod access;
 mod actor_stream;
 mod actors;
+mod bindings;
+mod configuration;
 mod dapr;
 mod deadline;
 mod error;
 mod internal;
 mod invoke;
 mod jobs;
+mod lock;
 mod management;
-mod not_built;
 mod pipeline;
 mod proxy;
 mod pubsub;

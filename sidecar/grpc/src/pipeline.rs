@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::deadline::{self, Limited};
 use crate::trace;
-use crate::{GrpcApi, Server, access, error, reflection, spans};
+use crate::{GrpcApi, Server, access, bindings, error, reflection, reply, spans};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
@@ -72,6 +72,7 @@ impl GrpcApi {
         }
         let invokes = method == "InvokeService";
         let is_stream = STREAMS.contains(&method);
+        let binds = method == "InvokeBinding";
         let span = trace::start(&self.core, request.headers());
         if span.is_some()
             && let Err(text) = outrigger_trace_context::baggage::check(request.headers())
@@ -102,6 +103,9 @@ impl GrpcApi {
             return response;
         }
         error::reword_size_limit(response.headers_mut());
+        if binds {
+            response = reply::headers_apart(response, bindings::PREFIX);
+        }
         if let Some(span) = span
             && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
         {

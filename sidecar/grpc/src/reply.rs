@@ -82,3 +82,23 @@ pub(crate) fn failed(headers: HeaderMap, status: &Status, mut trailers: HeaderMa
     let frames = [Ok::<_, std::convert::Infallible>(Frame::trailers(trailers))];
     response(headers, StreamBody::new(futures_util::stream::iter(frames)))
 }
+
+/// A lone status of which the entries that begin with `prefix` are to be seen as headers, the rest as trailers.
+/// Anything else stays as it is.
+pub(crate) fn headers_apart(response: Response<Body>, prefix: &str) -> Response<Body> {
+    let is_split = |name: &http::HeaderName| name.as_str().starts_with(prefix);
+    if !response.headers().contains_key(GRPC_STATUS) || !response.headers().keys().any(is_split) {
+        return response;
+    }
+    let (parts, _) = response.into_parts();
+    let (mut headers, mut trailers) = (HeaderMap::new(), HeaderMap::new());
+    for (name, value) in &parts.headers {
+        if is_split(name) {
+            headers.append(name, value.clone());
+        } else if *name != CONTENT_TYPE {
+            trailers.append(name, value.clone());
+        }
+    }
+    let frames = [Ok::<_, std::convert::Infallible>(Frame::trailers(trailers))];
+    self::response(headers, StreamBody::new(futures_util::stream::iter(frames)))
+}

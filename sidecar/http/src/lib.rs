@@ -5,10 +5,13 @@
 
 mod actors;
 mod api_log;
+mod bindings;
+mod configuration;
 mod cors;
 mod invoke;
 mod jobs;
 mod linger;
+mod lock;
 mod management;
 mod not_built;
 mod path;
@@ -23,6 +26,7 @@ mod server;
 mod spans;
 mod state;
 mod status_json;
+mod universal;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -30,6 +34,7 @@ use std::sync::Arc;
 
 use http::Response;
 use outrigger_model::ApiError;
+use outrigger_sidecar_core::middleware::Pipeline;
 use outrigger_sidecar_core::{Body, Sidecar};
 
 pub use api_log::ApiLog;
@@ -63,6 +68,8 @@ pub struct HttpOptions {
     pub access: ApiAccess,
     /// Logging of API calls; `None` = off.
     pub api_log: Option<ApiLog>,
+    /// `spec.httpPipeline`; `None` = without handlers.
+    pub middleware: Option<Arc<Pipeline>>,
 }
 
 /// The HTTP API of one sidecar, shared by its listeners.

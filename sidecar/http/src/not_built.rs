@@ -13,7 +13,6 @@ use crate::routes::route as declare;
 const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
 const PUT: &[Method] = &[Method::PUT];
-const WRITE: &[Method] = &[Method::POST, Method::PUT];
 
 /// `ERR_API_UNIMPLEMENTED`
 pub(crate) fn unimplemented() -> ApiError {
@@ -38,40 +37,12 @@ fn no_placement() -> ApiError {
     )
 }
 
-fn binding(request: &ApiRequest) -> ApiError {
-    let name = request.param("name");
-    ApiError::legacy(
-        "ERR_INVOKE_OUTPUT_BINDING",
-        500,
-        GrpcCode::Internal,
-        format!("error invoking output binding {name}: couldn't find output binding {name}"),
-    )
-}
-
-fn configuration() -> ApiError {
-    ApiError::legacy(
-        "ERR_CONFIGURATION_STORE_NOT_CONFIGURED",
-        500,
-        GrpcCode::FailedPrecondition,
-        "configuration stores not configured",
-    )
-}
-
 /// Routes that read their whole body before anything else.
 fn universal(mut request: ApiRequest, error: ApiError) -> HandlerFuture {
     Box::pin(async move {
         request.bytes_or_body_read_error().await?;
         Err::<Response<Body>, _>(error)
     })
-}
-
-fn lock() -> ApiError {
-    ApiError::legacy(
-        "ERR_LOCK_STORE_NOT_CONFIGURED",
-        500,
-        GrpcCode::FailedPrecondition,
-        "lock store is not configured",
-    )
 }
 
 fn crypto() -> ApiError {
@@ -96,25 +67,6 @@ fn conversation(request: &ApiRequest) -> ApiError {
 /// The routes of this module.
 pub(crate) fn routes() -> Vec<Route> {
     let mut routes = vec![
-        declare("bindings", "v1", "v1.0", "bindings/{name}", WRITE, |_, r| {
-            fail(binding(&r))
-        }),
-        declare(
-            "lock",
-            "v1alpha1",
-            "v1.0-alpha1",
-            "lock/{storeName}",
-            POST,
-            |_, r| universal(r, lock()),
-        ),
-        declare(
-            "unlock",
-            "v1alpha1",
-            "v1.0-alpha1",
-            "unlock/{storeName}",
-            POST,
-            |_, r| universal(r, lock()),
-        ),
         declare(
             "crypto",
             "v1alpha1",
@@ -152,22 +104,6 @@ pub(crate) fn routes() -> Vec<Route> {
                 universal(r, error)
             },
         ));
-    }
-    for (group_version, version) in [("v1", "v1.0"), ("v1alpha1", "v1.0-alpha1")] {
-        for pattern in [
-            "configuration/{storeName}",
-            "configuration/{storeName}/subscribe",
-            "configuration/{storeName}/{id}/unsubscribe",
-        ] {
-            routes.push(declare(
-                "configuration",
-                group_version,
-                version,
-                pattern,
-                GET,
-                |_, _| fail(configuration()),
-            ));
-        }
     }
     for (group_version, version) in [
         ("v1", "v1.0"),

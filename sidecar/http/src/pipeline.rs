@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use outrigger_components_api::middleware::RemoteAddress;
 use outrigger_sidecar_core::Body;
 use outrigger_sidecar_core::body::Limited;
 use outrigger_trace_context::TraceContext;
@@ -26,8 +28,12 @@ impl HttpApi {
     pub(crate) async fn handle(
         self: &Arc<Self>,
         listener: Listener,
-        request: Request<Incoming>,
+        remote: Option<SocketAddr>,
+        mut request: Request<Incoming>,
     ) -> Response<Body> {
+        if let Some(remote) = remote.filter(|_| self.options.middleware.is_some()) {
+            request.extensions_mut().insert(RemoteAddress(remote));
+        }
         let call = self.core.metrics.http.server_call(&request);
         let response = self.serve(listener, request).await;
         match call {
@@ -64,7 +70,8 @@ impl HttpApi {
             .as_ref()
             .and_then(|_| outrigger_trace_context::baggage::joined(&parts.headers));
         let mut response = if listener == Listener::Public {
-            self.route(listener, parts, incoming.into(), trace.clone()).await
+            self.route(listener, None, parts, incoming.into(), trace.clone())
+                .await
         } else {
             self.handle_api(parts, incoming, trace.clone()).await
         };
@@ -113,15 +120,35 @@ impl HttpApi {
             }
             parts.headers.remove(API_TOKEN);
         }
+        let Some(middleware) = &self.options.middleware else {
+            return self.handle_logged(None, parts, body, trace).await;
+        };
+        // The route is the one of the path that came; what middleware makes of it concerns invocations only.
+        let routed = parts.uri.path().to_owned();
+        let handle = |request: Request<Body>| {
+            let (parts, body) = request.into_parts();
+            self.handle_logged(Some(routed), parts, body, trace)
+        };
+        middleware.run(Request::from_parts(parts, body), handle).await
+    }
+
+    async fn handle_logged(
+        self: &Arc<Self>,
+        routed: Option<String>,
+        parts: Parts,
+        body: Body,
+        trace: Option<TraceContext>,
+    ) -> Response<Body> {
         if let Some(log) = &self.options.api_log {
             log.write(&parts.method, parts.uri.path(), &parts.headers);
         }
-        self.route(Listener::Api, parts, body, trace).await
+        self.route(Listener::Api, routed, parts, body, trace).await
     }
 
     async fn route(
         self: &Arc<Self>,
         listener: Listener,
+        routed: Option<String>,
         parts: Parts,
         body: Body,
         trace: Option<TraceContext>,
@@ -131,7 +158,7 @@ impl HttpApi {
         } else {
             &self.routes
         };
-        let escaped = parts.uri.path().to_owned();
+        let escaped = routed.unwrap_or_else(|| parts.uri.path().to_owned());
         let cleaned = path::clean(&escaped);
         match table.find(&parts.method, &cleaned) {
             Match::Found(handler, params) => {

@@ -3,7 +3,10 @@
 use http::Method;
 
 use crate::router::Route;
-use crate::{Handler, actors as handlers, jobs, management, not_built, publish, secrets, state};
+use crate::{
+    Handler, actors as handlers, bindings, configuration, jobs, lock, management, not_built, publish,
+    secrets, state,
+};
 
 const GET: &[Method] = &[Method::GET];
 const PUT: &[Method] = &[Method::PUT];
@@ -115,11 +118,55 @@ pub(crate) fn all() -> Vec<Route> {
             GET,
             |api, r| Box::pin(secrets::get(api, r)),
         ),
+        // bindings
+        route("bindings", "v1", "v1.0", "bindings/{name}", WRITE, |api, r| {
+            Box::pin(bindings::invoke(api, r))
+        }),
+        // lock
+        route(
+            "lock",
+            "v1alpha1",
+            "v1.0-alpha1",
+            "lock/{storeName}",
+            POST,
+            |api, r| Box::pin(lock::try_lock(api, r)),
+        ),
+        route(
+            "unlock",
+            "v1alpha1",
+            "v1.0-alpha1",
+            "unlock/{storeName}",
+            POST,
+            |api, r| Box::pin(lock::unlock(api, r)),
+        ),
         // management
         route("shutdown", "v1", "v1.0", "shutdown", POST, |api, r| {
             Box::pin(management::shutdown(api, r))
         }),
     ];
+    for (group_version, version) in [("v1", "v1.0"), ("v1alpha1", "v1.0-alpha1")] {
+        for (pattern, handler) in [
+            (
+                "configuration/{storeName}",
+                (|api, r| Box::pin(configuration::get(api, r))) as Handler,
+            ),
+            ("configuration/{storeName}/subscribe", |api, r| {
+                Box::pin(configuration::subscribe(api, r))
+            }),
+            ("configuration/{storeName}/{id}/unsubscribe", |api, r| {
+                Box::pin(configuration::unsubscribe(api, r))
+            }),
+        ] {
+            routes.push(route(
+                "configuration",
+                group_version,
+                version,
+                pattern,
+                GET,
+                handler,
+            ));
+        }
+    }
     for (pattern, methods, handler) in [
         (
             "metadata",

@@ -52,6 +52,7 @@ async fn connection(api: Arc<HttpApi>, listener: Listener, accepted: Accepted) {
         remote,
         drain,
     } = accepted;
+    let caller = remote;
     // Only spans tell it.
     let remote = remote.filter(|_| api.core.tracing.spans().is_on()).map(Remote);
     let mut builder = Builder::new(TokioExecutor::new());
@@ -79,7 +80,7 @@ async fn connection(api: Arc<HttpApi>, listener: Listener, accepted: Accepted) {
         if let Some(remote) = remote {
             request.extensions_mut().insert(remote);
         }
-        async move { Ok::<_, std::convert::Infallible>(api.handle(listener, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(api.handle(listener, caller, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
     tokio::pin!(connection);

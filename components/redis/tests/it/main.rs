@@ -3,6 +3,7 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod blocks;
 mod cluster;
 mod connections;
 mod server;

@@ -1,5 +1,6 @@
 //! Calls to an HTTP app: HTTP/1.1 with keep-alive, or HTTP/2 with prior knowledge; redirects are not followed.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::tls::Connector;
 use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
 use crate::metrics::HttpMetrics;
+use crate::middleware::Pipeline;
 use crate::tls::{ClientTls, SystemRoots};
 use crate::{Body, BodyError};
 
@@ -33,6 +35,7 @@ pub struct HttpApp {
     base: String,
     token: Option<HeaderValue>,
     metrics: HttpMetrics,
+    middleware: Option<Arc<Pipeline>>,
 }
 
 impl HttpApp {
@@ -73,6 +76,7 @@ impl HttpApp {
             authority,
             token,
             metrics,
+            middleware: None,
         }
     }
 
@@ -93,7 +97,13 @@ impl HttpApp {
             authority: Authority::from_static("invalid"),
             token: None,
             metrics: HttpMetrics::default(),
+            middleware: None,
         }
+    }
+
+    /// Calls pass these from now on, health probes excepted.
+    pub(super) fn set_middleware(&mut self, middleware: Option<Arc<Pipeline>>) {
+        self.middleware = middleware;
     }
 
     /// `http://host:port`, for error texts.
@@ -131,11 +141,37 @@ impl HttpApp {
             headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
         }
         let call = self.metrics.client_call(&request);
-        let result = self.send(request, slot).await;
+        let result = match &self.middleware {
+            None => self.send(request, slot).await,
+            Some(middleware) => self.send_through(middleware, request, slot).await,
+        };
         if let Some(call) = call {
             call.completed(result.as_ref().ok());
         }
         result
+    }
+
+    async fn send_through(
+        &self,
+        middleware: &Pipeline,
+        request: Request<Body>,
+        slot: Slot,
+    ) -> Result<Response<Body>, AppError> {
+        // Middleware knows no failures, only answers: this one is not handed on.
+        let failed = Mutex::new(None);
+        let answer = middleware
+            .run(request, |request| async {
+                match self.send(request, slot).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        Response::new(Body::Empty)
+                    }
+                }
+            })
+            .await;
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(answer), Err)
     }
 
     /// A health probe: as it is, and counted apart.

@@ -8,6 +8,7 @@ use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::registry::{Factory, Kind};
 use outrigger_components_api::state::StateStore;
 use outrigger_resources::component::{Category, Component as Resource};
+use outrigger_resources::resolve::secret_store_name;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +17,7 @@ use super::{Loader, log_name};
 use crate::bindings::direction::Direction;
 use crate::lock::key::LockPrefix;
 use crate::pubsub::scopes::TopicScopes;
+use crate::state::encryption::{Encryption, Key};
 use crate::state::key::KeyPrefix;
 
 fn find<T: ?Sized + 'static>(
@@ -102,6 +104,11 @@ impl Init<'_> {
                 let store = self.init(&factory, self.resolved.clone()).await?;
                 Ok((Instance::Lock(LoadedLock { store, prefix }), Vec::new()))
             }
+            Category::Middleware => {
+                let factory = find(&registry.middleware, "HTTP middleware", resource, implementation)?;
+                let middleware = self.init(&factory, self.resolved.clone()).await?;
+                Ok((Instance::Middleware(middleware), Vec::new()))
+            }
             other => Err(format!(
                 "components of category {} are not built yet in this version of Outrigger",
                 other.name()
@@ -158,6 +165,7 @@ impl Init<'_> {
                 other.name, self.resource.metadata.name
             ));
         }
+        let encryption = self.encryption()?;
         let store = self.init(factory, self.resolved.clone()).await?;
         let mut capabilities: Vec<String> = store
             .features()
@@ -172,8 +180,44 @@ impl Init<'_> {
             store,
             prefix,
             keeps_actors,
+            encryption,
         };
         Ok((Instance::State(loaded), capabilities))
+    }
+
+    /// The keys of a state store. Without a secret store that they could come from there is no encryption, as in Dapr;
+    /// here that is at least said.
+    fn encryption(&self) -> Result<Option<Arc<Encryption>>, String> {
+        let key = |name: &str| {
+            let hex = self.resolved.get_exact(name).filter(|hex| !hex.is_empty())?;
+            let pairs = self.resource.spec.metadata.iter();
+            let secret = pairs
+                .filter(|pair| pair.name == name)
+                .map(|pair| pair.secret_key_ref.name.as_str())
+                .next_back()
+                .unwrap_or_default();
+            Some(Key::new(secret, hex).map_err(|error| format!("{name}: {error}")))
+        };
+        let Some(primary) = key("primaryEncryptionKey").transpose()? else {
+            return Ok(None);
+        };
+        let loader = self.loader;
+        let has_store = secret_store_name(&self.resource.auth.secret_store, loader.is_kubernetes)
+            .is_some_and(|name| loader.store.snapshot().secret_stores.contains_key(name));
+        if !has_store {
+            tracing::warn!(
+                "state store {}: values are NOT encrypted: primaryEncryptionKey takes effect only with a secret store; \
+                 name it in auth.secretStore",
+                log_name(self.resource)
+            );
+            return Ok(None);
+        }
+        let secondary = key("secondaryEncryptionKey").transpose()?;
+        tracing::info!(
+            "automatic encryption enabled for state store {}",
+            self.resource.metadata.name
+        );
+        Ok(Some(Arc::new(Encryption::new(primary, secondary))))
     }
 
     async fn pubsub(&self, factory: &Factory<dyn PubSub>) -> Result<(Instance, Vec<String>), String> {

@@ -9,14 +9,14 @@ use outrigger_gojson::Value;
 use outrigger_proto::runtime::v1 as wire;
 use outrigger_proto::runtime::v1::topic_event_bulk_request_entry::Event as EntryEvent;
 use outrigger_proto::runtime::v1::topic_event_response::TopicEventResponseStatus as Status;
-use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TraceContext};
+use outrigger_trace_context::TraceContext;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct};
-use tonic::metadata::{BinaryMetadataValue, MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Code, Request};
 
 use super::{BatchOutcome, Delivery, EntryStatus, Outcome, Refusal};
 use crate::app::GrpcApp;
+use crate::app::outgoing::grpc_metadata;
 use crate::pubsub::bulk::{Batch, Content};
 
 /// The event as `OnTopicEvent` and streams tell it.
@@ -66,35 +66,6 @@ fn to_proto(value: &Value) -> prost_types::Value {
     prost_types::Value { kind: Some(kind) }
 }
 
-fn fill_metadata(out: &mut MetadataMap, metadata: &RequestMetadata, trace: Option<&TraceContext>) {
-    for (name, value) in metadata {
-        let name = name.to_ascii_lowercase();
-        let reserved = matches!(
-            name.as_str(),
-            "content-type" | "content-length" | "te" | "host" | "connection"
-        ) || name.starts_with("grpc-")
-            || name.starts_with(':');
-        if reserved {
-            continue;
-        }
-        if let (Ok(key), Ok(value)) = (
-            MetadataKey::from_bytes(name.as_bytes()),
-            MetadataValue::try_from(value.as_str()),
-        ) {
-            out.insert(key, value);
-        }
-    }
-    if let Some(trace) = trace {
-        if let Ok(value) = MetadataValue::try_from(trace.to_string()) {
-            out.insert(TRACEPARENT, value);
-        }
-        out.insert_bin(
-            GRPC_TRACE_BIN,
-            BinaryMetadataValue::from_bytes(&trace.to_binary()),
-        );
-    }
-}
-
 fn request<T>(
     app: &GrpcApp,
     message: T,
@@ -102,7 +73,7 @@ fn request<T>(
     trace: Option<&TraceContext>,
 ) -> Request<T> {
     let mut request = Request::new(message);
-    fill_metadata(request.metadata_mut(), metadata, trace);
+    grpc_metadata(request.metadata_mut(), metadata, trace);
     app.authorise(request.metadata_mut());
     request
 }

@@ -1,40 +1,18 @@
 //! Delivery to an HTTP app (contract `http-api`, section 9.3).
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use outrigger_components_api::RequestMetadata;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use outrigger_gojson::Value;
-use outrigger_trace_context::TraceContext;
 
 use super::{BatchOutcome, Delivery, EntryStatus, Outcome, Refusal};
-use crate::Body;
+use crate::app::outgoing::{self, JSON, PostError};
 use crate::app::{HttpApp, Slot};
-use crate::invoke::escape;
 use crate::pubsub::bulk::Batch;
 
 const CLOUD_EVENT: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// Longest answer that is looked at; a longer one is no status.
-const MAX_ANSWER: usize = 16 << 20;
-
-/// What a publisher's metadata must not decide about our request.
-const NOT_PASSED: [HeaderName; 7] = [
-    CONTENT_LENGTH,
-    CONNECTION,
-    HOST,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
 
 pub(super) async fn deliver(app: &HttpApp, delivery: &Delivery, slot: Slot) -> Outcome {
-    let headers = headers(&delivery.metadata, CLOUD_EVENT, delivery.trace.as_ref());
+    let headers = outgoing::headers(&delivery.metadata, CLOUD_EVENT, delivery.trace.as_ref());
     match post(app, &delivery.path, headers, delivery.body.clone(), slot).await {
         Ok((status, body)) => single(status, &body),
         Err(refusal) => Outcome::Refused(refusal),
@@ -47,30 +25,11 @@ pub(super) async fn deliver_batch(
     entries: &[usize],
     slot: Slot,
 ) -> BatchOutcome {
-    let headers = headers(&batch.metadata, JSON, batch.trace.as_ref());
+    let headers = outgoing::headers(&batch.metadata, JSON, batch.trace.as_ref());
     match post(app, &batch.path, headers, batch.to_json(entries).into(), slot).await {
         Ok((status, body)) => many(status, &body),
         Err(refusal) => BatchOutcome::Refused(refusal),
     }
-}
-
-fn headers(metadata: &RequestMetadata, content_type: HeaderValue, trace: Option<&TraceContext>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(metadata.len() + 4);
-    for (name, value) in metadata {
-        // What is no header is left out.
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name.as_bytes()),
-            HeaderValue::from_str(value),
-        ) && !NOT_PASSED.contains(&name)
-        {
-            headers.insert(name, value);
-        }
-    }
-    headers.insert(CONTENT_TYPE, content_type);
-    if let Some(trace) = trace {
-        trace.write_request_headers(&mut headers);
-    }
-    headers
 }
 
 async fn post(
@@ -80,26 +39,12 @@ async fn post(
     body: Bytes,
     slot: Slot,
 ) -> Result<(StatusCode, Bytes), Refusal> {
-    let (path, query) = route.split_once('?').unwrap_or((route, ""));
-    let path = escape::path(path.trim_start_matches('/')).map_err(|error| Refusal::new(error.to_string()))?;
-    let uri = app
-        .uri(&path, query)
-        .map_err(|error| Refusal::new(error.to_string()))?;
-    let mut request = Request::post(uri)
-        .body(Body::full(body))
-        .map_err(|error| Refusal::new(error.to_string()))?;
-    *request.headers_mut() = headers;
-    let response = app
-        .call(request, slot)
+    outgoing::post(app, route, headers, body, slot)
         .await
-        .map_err(|error| Refusal::undelivered(error.to_string()))?;
-    let status = response.status();
-    match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
-        Ok(body) => Ok((status, body.to_bytes())),
-        // The head of a refusal says enough; an answer that breaks off has acknowledged nothing.
-        Err(_) if !status.is_success() => Ok((status, Bytes::new())),
-        Err(error) => Err(Refusal::undelivered(format!("reading the app's answer: {error}"))),
-    }
+        .map_err(|error| match error {
+            PostError::Unsendable(text) => Refusal::new(text),
+            PostError::Undelivered(text) => Refusal::undelivered(text),
+        })
 }
 
 fn single(status: StatusCode, body: &[u8]) -> Outcome {
@@ -229,22 +174,5 @@ mod tests {
         assert!(matches!(many(StatusCode::OK, b"hm"), BatchOutcome::Refused(_)));
         assert!(matches!(many(StatusCode::OK, b""), BatchOutcome::Refused(_)));
         assert_eq!(many(StatusCode::NOT_FOUND, b""), BatchOutcome::AllDropped);
-    }
-
-    #[test]
-    fn metadata_becomes_headers_but_cannot_bend_the_request() {
-        let metadata: RequestMetadata = [
-            ("Other-Key", "v"),
-            ("content-length", "1"),
-            ("Transfer-Encoding", "chunked"),
-            ("content-type", "x/y"),
-            ("no header", "v"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
-        let headers = headers(&metadata, CLOUD_EVENT, None);
-        assert_eq!(headers.len(), 2);
-        assert_eq!(headers["other-key"], "v");
-        assert_eq!(headers[CONTENT_TYPE], "application/cloudevents+json");
     }
 }

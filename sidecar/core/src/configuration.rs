@@ -1,0 +1,339 @@
+//! The configuration building block (contract `bindings-secrets-…`, section 3).
+//!
+//! A subscription is held here under the id that its store chose, whichever API opened it, until it is given up by id,
+//! its stream ends, or the sidecar stops.
+
+mod update;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use outrigger_components_api::RequestMetadata;
+use outrigger_components_api::configuration::{ConfigurationStore, Items, UpdateEvent, UpdateHandler, Watch};
+use outrigger_components_api::pubsub::Subscription;
+use outrigger_model::{ApiError, GrpcCode};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::AppChannel;
+use crate::components::ComponentStore;
+use crate::policy::ComponentPolicies;
+
+/// Updates a stream may lag behind before its store waits for it.
+const STREAM_BUFFER: usize = 16;
+
+/// Configuration of both APIs. Cheap to clone.
+#[derive(Clone)]
+pub struct ConfigurationService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    components: Arc<ComponentStore>,
+    policies: Arc<ComponentPolicies>,
+    app: Option<Arc<AppChannel>>,
+    open: Mutex<Open>,
+}
+
+/// Subscriptions by id.
+#[derive(Default)]
+struct Open {
+    closed: bool,
+    by_id: BTreeMap<String, Kept>,
+}
+
+/// A running subscription.
+struct Kept {
+    subscription: Subscription,
+    /// Cancelled at its end, so that a store does not wait for a reader that no longer reads.
+    end: CancellationToken,
+}
+
+impl Kept {
+    fn stop(&self) {
+        self.end.cancel();
+        self.subscription.stop.cancel();
+    }
+
+    async fn close(self) {
+        self.stop();
+        self.subscription.close().await;
+    }
+}
+
+/// What a stream of updates hands out; dropping it gives the subscription up.
+pub struct Updates {
+    id: String,
+    inner: Arc<Inner>,
+    events: mpsc::Receiver<UpdateEvent>,
+}
+
+impl Updates {
+    /// The subscription's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The next update; `None` at the end of the subscription.
+    pub async fn next(&mut self) -> Option<UpdateEvent> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Updates {
+    fn drop(&mut self) {
+        // Its consumer ends by itself once it is told to.
+        if let Some(kept) = self.inner.open().by_id.remove(&self.id) {
+            kept.stop();
+        }
+    }
+}
+
+/// Hands updates to a stream.
+struct StreamHandler {
+    events: mpsc::Sender<UpdateEvent>,
+    end: CancellationToken,
+}
+
+#[async_trait]
+impl UpdateHandler for StreamHandler {
+    async fn handle(&self, event: UpdateEvent) {
+        tokio::select! {
+            () = self.end.cancelled() => {}
+            // Fails if nobody reads any more: the subscription is about to end.
+            _ = self.events.send(event) => {}
+        }
+    }
+}
+
+fn failed(
+    code: &'static str,
+    grpc: GrpcCode,
+    what: &str,
+    keys: &[String],
+    store: &str,
+    error: &str,
+) -> ApiError {
+    let keys = keys.join(" ");
+    let text = format!("failed to {what} [{keys}] from Configuration store {store}: {error}");
+    ApiError::legacy(code, 500, grpc, text).with_grpc_reason(code)
+}
+
+impl ConfigurationService {
+    /// The service over these components; `app` takes the updates of subscriptions over HTTP.
+    pub fn new(
+        components: Arc<ComponentStore>,
+        policies: Arc<ComponentPolicies>,
+        app: Option<Arc<AppChannel>>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                components,
+                policies,
+                app,
+                open: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The values of these keys; no keys = all.
+    ///
+    /// # Errors
+    /// No such store, or its failure.
+    pub async fn get(
+        &self,
+        store: &str,
+        keys: &[String],
+        metadata: &RequestMetadata,
+    ) -> Result<Items, ApiError> {
+        let found = self.inner.store(store)?;
+        let call = self.inner.policies.configuration(store, "get");
+        call.run(|| found.get(keys, metadata)).await.map_err(|error| {
+            let code = "ERR_CONFIGURATION_GET";
+            failed(code, GrpcCode::Internal, "get", keys, store, &error.to_string())
+        })
+    }
+
+    /// Sends updates of these keys to the HTTP app from now on; the subscription's id.
+    ///
+    /// # Errors
+    /// No such store, no HTTP app, or the store's failure.
+    pub async fn subscribe_app(
+        &self,
+        store: &str,
+        keys: &[String],
+        metadata: &RequestMetadata,
+    ) -> Result<String, ApiError> {
+        let found = self.inner.store(store)?;
+        let Some(app) = self.inner.app.clone().filter(|app| app.http().is_some()) else {
+            return Err(ApiError::legacy(
+                "ERR_APP_CHANNEL_NIL",
+                500,
+                GrpcCode::Internal,
+                "app channel is not initialized. cannot subscribe to configuration updates",
+            ));
+        };
+        let handler = Arc::new(update::AppUpdates {
+            app,
+            store: store.to_owned(),
+            policy: self.inner.policies.configuration_inbound(store),
+        });
+        let watch = self
+            .inner
+            .subscribe(&*found, store, keys, metadata, handler)
+            .await?;
+        self.inner.keep(watch, CancellationToken::new()).await
+    }
+
+    /// Streams updates of these keys, which are told to the store in order.
+    ///
+    /// # Errors
+    /// No such store, or its failure.
+    pub async fn subscribe_stream(
+        &self,
+        store: &str,
+        mut keys: Vec<String>,
+        metadata: &RequestMetadata,
+    ) -> Result<Updates, ApiError> {
+        let found = self.inner.store(store)?;
+        keys.sort_unstable();
+        let (sender, events) = mpsc::channel(STREAM_BUFFER);
+        let end = CancellationToken::new();
+        let handler = Arc::new(StreamHandler {
+            events: sender,
+            end: end.clone(),
+        });
+        let watch = self
+            .inner
+            .subscribe(&*found, store, &keys, metadata, handler)
+            .await?;
+        Ok(Updates {
+            id: self.inner.keep(watch, end).await?,
+            inner: self.inner.clone(),
+            events,
+        })
+    }
+
+    /// Gives a subscription up. `false` = there is none with this id.
+    pub async fn unsubscribe(&self, id: &str) -> bool {
+        let kept = self.inner.open().by_id.remove(id);
+        match kept {
+            Some(kept) => {
+                kept.close().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether there is a store of this name.
+    ///
+    /// # Errors
+    /// In Dapr's words if not.
+    pub fn check_store(&self, store: &str) -> Result<(), ApiError> {
+        self.inner.store(store).map(|_| ())
+    }
+
+    /// Ends all subscriptions; none can be opened any more.
+    pub async fn close(&self) {
+        let all = {
+            let mut open = self.inner.open();
+            open.closed = true;
+            std::mem::take(&mut open.by_id)
+        };
+        for kept in all.values() {
+            kept.stop();
+        }
+        for kept in all.into_values() {
+            kept.close().await;
+        }
+    }
+}
+
+impl Inner {
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self, name: &str) -> Result<Arc<dyn ConfigurationStore>, ApiError> {
+        let snapshot = self.components.snapshot();
+        let (code, http, grpc, text) = if snapshot.configuration.is_empty() {
+            (
+                "ERR_CONFIGURATION_STORE_NOT_CONFIGURED",
+                500,
+                GrpcCode::FailedPrecondition,
+                "configuration stores not configured".to_owned(),
+            )
+        } else if let Some(store) = snapshot.configuration.get(name) {
+            return Ok(store.clone());
+        } else {
+            (
+                "ERR_CONFIGURATION_STORE_NOT_FOUND",
+                400,
+                GrpcCode::InvalidArgument,
+                format!("configuration store {name} not found"),
+            )
+        };
+        Err(ApiError::legacy(code, http, grpc, text).with_grpc_reason(code))
+    }
+
+    async fn subscribe(
+        &self,
+        found: &dyn ConfigurationStore,
+        store: &str,
+        keys: &[String],
+        metadata: &RequestMetadata,
+        handler: Arc<dyn UpdateHandler>,
+    ) -> Result<Watch, ApiError> {
+        let call = self.policies.configuration(store, "subscribe");
+        call.run(|| found.subscribe(keys, metadata, handler.clone()))
+            .await
+            .map_err(|error| {
+                let code = "ERR_CONFIGURATION_SUBSCRIBE";
+                let text = error.to_string();
+                failed(code, GrpcCode::InvalidArgument, "subscribe", keys, store, &text)
+            })
+    }
+
+    /// Holds a subscription under its id.
+    async fn keep(&self, watch: Watch, end: CancellationToken) -> Result<String, ApiError> {
+        let Watch { id, subscription } = watch;
+        let kept = Kept { subscription, end };
+        let refused = {
+            let mut open = self.open();
+            if open.closed {
+                Some(kept)
+            } else {
+                open.by_id.insert(id.clone(), kept)
+            }
+        };
+        match refused {
+            None => Ok(id),
+            Some(kept) => {
+                kept.close().await;
+                Err(ApiError::legacy(
+                    "ERR_CONFIGURATION_SUBSCRIBE",
+                    500,
+                    GrpcCode::Unavailable,
+                    "the sidecar is shutting down",
+                ))
+            }
+        }
+    }
+}
+
+/// `{key:{"value"?,"version"?,"metadata"?}}` and a line's end, as the HTTP API answers.
+pub fn items_json(items: &Items) -> String {
+    let mut out = String::from("{");
+    for (at, (key, item)) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        outrigger_gojson::write_string(&mut out, key, true);
+        out.push(':');
+        update::write_item(&mut out, item);
+    }
+    out.push_str("}\n");
+    out
+}
