@@ -41,7 +41,7 @@ impl DueReminders for ActorReminders {
         match self.0.fire(call, None).await {
             Ok(()) | Err(ActorError::ReminderCanceled) => Outcome::Done,
             Err(error) => {
-                tracing::error!(target: LOG, "reminder {:?} of actor {} failed: {error}", name, actor);
+                tracing::error!(target: LOG, "reminder {name:?} of actor {actor} failed: {error}");
                 Outcome::Failed
             }
         }

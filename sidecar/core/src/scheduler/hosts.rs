@@ -18,7 +18,7 @@ pub(super) async fn watch(inner: Arc<Inner>, ready: Target, stop: CancellationTo
         };
         match ended {
             Ok(()) => {
-                tracing::debug!(target: "dapr.runtime.scheduler", "the list of schedulers ended and is asked for again")
+                tracing::debug!(target: "dapr.runtime.scheduler", "the list of schedulers ended and is asked for again");
             }
             Err(status) => {
                 tracing::warn!(
