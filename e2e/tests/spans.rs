@@ -52,11 +52,13 @@ impl Collector {
     /// Waits for something on a path.
     async fn wait(&self, path: &str) -> (HeaderMap, Bytes) {
         for _ in 0..400 {
-            let got = self.got.lock().unwrap();
-            if let Some((_, headers, body)) = got.iter().find(|(at, ..)| at == path) {
-                return (headers.clone(), body.clone());
+            let found = {
+                let got = self.got.lock().expect("nobody panics with it");
+                got.iter().find(|(at, ..)| at == path).cloned()
+            };
+            if let Some((_, headers, body)) = found {
+                return (headers, body);
             }
-            drop(got);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("nothing came to {path}");
@@ -73,7 +75,7 @@ async fn collect(
     let (mut sender, channel) = Channel::new(2);
     let mut response = Response::new(channel);
     {
-        let mut left = refusals.lock().unwrap();
+        let mut left = refusals.lock().expect("nobody panics with it");
         if *left > 0 {
             *left -= 1;
             *response.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
@@ -99,7 +101,9 @@ async fn collect(
             .await
             .expect("there is room");
     }
-    got.lock().unwrap().push((path, parts.headers, body));
+    got.lock()
+        .expect("nobody panics with it")
+        .push((path, parts.headers, body));
     Ok(response)
 }
 
