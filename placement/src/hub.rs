@@ -78,7 +78,7 @@ pub struct Hub {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     /// Last versions of namespaces that are empty now, where versions must not repeat under one epoch.
     retired: HashMap<Arc<str>, u64>,
-    streams: HashMap<StreamId, Known>,
+    streams: BTreeMap<StreamId, Known>,
     next_stream: u64,
 }
 
@@ -92,7 +92,7 @@ impl Hub {
             standing: Standing::Follower,
             namespaces: BTreeMap::new(),
             retired: HashMap::new(),
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             next_stream: 0,
         }
     }
@@ -177,9 +177,20 @@ impl Hub {
 
     /// A message of an open stream. A message that is refused ends the stream.
     pub fn message(&mut self, now: Moment, id: StreamId, host: Host, fx: &mut Vec<Effect>) {
+        let before = fx.len();
         if let Err(status) = self.try_message(now, id, host, fx) {
             self.closed(now, id, Ending::Broken, fx);
             fx.push(Effect::Close(id, status));
+        }
+        self.forget_closed(&fx[before..]);
+    }
+
+    /// Streams that a namespace ended are nobody's any more.
+    fn forget_closed(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Close(id, _) = effect {
+                self.streams.remove(id);
+            }
         }
     }
 
@@ -265,11 +276,7 @@ impl Hub {
             }
             self.retire(&name);
         }
-        for effect in &fx[before..] {
-            if let Effect::Close(id, _) = effect {
-                self.streams.remove(id);
-            }
-        }
+        self.forget_closed(&fx[before..]);
     }
 
     /// When to call [`Hub::tick`] at the latest.

@@ -71,6 +71,8 @@ struct TypeHosts {
 #[derive(Debug, Default)]
 pub struct Members {
     reports: HashMap<StreamId, Report>,
+    /// Whose address it is; more than one only by mistake or while a connection is replaced.
+    names: HashMap<Arc<str>, BTreeSet<StreamId>>,
     types: BTreeMap<Arc<str>, TypeHosts>,
 }
 
@@ -91,6 +93,12 @@ impl Members {
     #[must_use]
     pub fn get(&self, id: StreamId) -> Option<&Report> {
         self.reports.get(&id)
+    }
+
+    /// The streams of an app's hosts at one address.
+    pub fn at<'a>(&'a self, app_id: &'a str, name: &str) -> impl Iterator<Item = StreamId> + use<'a> {
+        let there = self.names.get(name).into_iter().flatten().copied();
+        there.filter(move |id| self.reports.get(id).is_some_and(|report| report.app_id() == app_id))
     }
 
     /// All of them.
@@ -128,6 +136,7 @@ impl Members {
 
     fn link(&mut self, id: StreamId, report: &Report) {
         let name: Arc<str> = Arc::from(report.name());
+        self.names.entry(Arc::clone(&name)).or_default().insert(id);
         for actor_type in &report.types {
             let hosts = self.types.entry(Arc::clone(actor_type)).or_default();
             hosts.hosts.insert((Arc::clone(&name), id));
@@ -138,7 +147,13 @@ impl Members {
     /// Forgets a host.
     pub fn remove(&mut self, id: StreamId) -> Option<Report> {
         let report = self.reports.remove(&id)?;
-        let key = (Arc::from(report.name()), id);
+        let key: (Arc<str>, StreamId) = (Arc::from(report.name()), id);
+        if let Some(there) = self.names.get_mut(&key.0) {
+            there.remove(&id);
+            if there.is_empty() {
+                self.names.remove(&key.0);
+            }
+        }
         for actor_type in &report.types {
             if let Some(hosts) = self.types.get_mut(actor_type) {
                 hosts.hosts.remove(&key);

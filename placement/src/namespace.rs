@@ -70,6 +70,8 @@ struct Lost {
     until: Moment,
     /// It acknowledged the `update` of the round under way: it holds nothing that moves.
     released: bool,
+    /// Its types changed since the last completed round: it may hold actors of types that it lists no more.
+    changed: bool,
 }
 
 /// The placement of one namespace.
@@ -144,30 +146,36 @@ impl Namespace {
     }
 
     fn register(&mut self, now: Moment, id: StreamId, host: Host, fx: &mut Vec<Effect>) {
-        if let Some(before) = self.lost_self(&host) {
+        if let Some(before) = self.earlier_self(id, &host) {
             return self.resume(now, before, id, host, fx);
         }
         let leased = self.streams[&id].leased;
         self.waiting.insert(id, host);
-        if leased && now < self.hold_until && self.phase != Phase::Idle {
-            // It may hold actors by a table of the leader before this one: the round must not go on without it.
+        let unsettled = now < self.hold_until || self.lost.values().any(|lost| lost.changed);
+        if leased && unsettled && self.phase != Phase::Idle {
+            // It may hold actors by an earlier table, of another leader or stream: the round must not go on without it.
             self.fold();
             return self.start_round(now, fx);
         }
         self.settle(now, fx);
     }
 
-    /// The lost member that this host is: same app, same address.
-    fn lost_self(&self, host: &Host) -> Option<StreamId> {
-        self.lost.keys().copied().find(|id| {
-            let report = self.members.get(*id);
-            report.is_some_and(|report| report.app_id() == host.id && report.name() == host.name)
-        })
+    /// The member that this host already is, on a stream that broke, or will turn out to have: same app, same address,
+    /// and both keep leases (of others nothing is known that a reconnection could prolong).
+    fn earlier_self(&self, id: StreamId, host: &Host) -> Option<StreamId> {
+        let leased = |id: &StreamId| self.streams.get(id).is_none_or(|stream| stream.leased);
+        let mut there = self.members.at(&host.id, &host.name);
+        there.find(|other| self.lost.contains_key(other) || (*other != id && leased(other) && leased(&id)))
     }
 
-    /// A sidecar is back on another stream while the lease of its last one runs: nothing moves.
+    /// A sidecar is back on another stream while the lease of its last one may run: nothing moves, and the round under
+    /// way must not go on without it.
     fn resume(&mut self, now: Moment, before: StreamId, id: StreamId, host: Host, fx: &mut Vec<Effect>) {
+        if self.drop_stream(now, before, Ending::InOrder) {
+            fx.push(Effect::Close(before, Status::superseded()));
+        }
         self.lost.remove(&before);
+        self.removals.remove(&before);
         self.members.hand_over(before, id);
         self.tally.add(&self.streams[&id]);
         let changed = self.take_report(id, host);
@@ -267,12 +275,13 @@ impl Namespace {
             // It may still hold actors by a table of the leader before this one.
             self.hold_until = self.hold_until.max(stream.lease_end.unwrap_or_default());
         }
-        if self.members.get(id).is_some() {
+        if self.members.get(id).is_some() || stream.changed {
             match stream.lease_end {
                 Some(until) if ending == Ending::Broken && until > now => {
                     let released =
                         self.phase == Phase::Running(Step::Unlock) || stream.acked == Some(Step::Update);
-                    self.lost.insert(id, Lost { until, released });
+                    let changed = stream.changed;
+                    self.lost.insert(id, Lost { until, released, changed });
                 }
                 _ => {
                     self.removals.insert(id);

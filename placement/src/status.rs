@@ -18,6 +18,8 @@ pub enum Code {
     ResourceExhausted = 8,
     /// Another replica leads.
     FailedPrecondition = 9,
+    /// Another stream took the place of this one.
+    Aborted = 10,
     /// No such method.
     Unimplemented = 12,
     /// The sidecar sent what is no message.
@@ -62,6 +64,12 @@ impl Status {
             Code::FailedPrecondition,
             format!("node id={id} is not a leader. Only the leader can serve requests"),
         )
+    }
+
+    /// The sidecar is connected on another stream.
+    #[must_use]
+    pub fn superseded() -> Self {
+        Self::new(Code::Aborted, "the same app connected again from the same address: this stream is over")
     }
 
     /// The service stops.

@@ -100,7 +100,8 @@ impl Namespace {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            stream.changed = !host.entities.is_empty();
+            // One with leases may hold actors by an earlier table, whatever it hosts now.
+            stream.changed = stream.leased || !host.entities.is_empty();
             self.tally.add(stream);
             if !host.entities.is_empty() {
                 self.take_up(id, host);
@@ -267,7 +268,7 @@ impl Namespace {
             let report = self.members.get(*id);
             let concerned =
                 report.is_some_and(|report| report.types().iter().any(|name| self.dirty.contains(name)));
-            lost.until > now && !lost.released && concerned
+            lost.until > now && !lost.released && (lost.changed || concerned)
         })
     }
 
