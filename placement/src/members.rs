@@ -98,7 +98,11 @@ impl Members {
     /// The streams of an app's hosts at one address.
     pub fn at<'a>(&'a self, app_id: &'a str, name: &str) -> impl Iterator<Item = StreamId> + use<'a> {
         let there = self.names.get(name).into_iter().flatten().copied();
-        there.filter(move |id| self.reports.get(id).is_some_and(|report| report.app_id() == app_id))
+        there.filter(move |id| {
+            self.reports
+                .get(id)
+                .is_some_and(|report| report.app_id() == app_id)
+        })
     }
 
     /// All of them.

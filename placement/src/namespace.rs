@@ -281,7 +281,14 @@ impl Namespace {
                     let released =
                         self.phase == Phase::Running(Step::Unlock) || stream.acked == Some(Step::Update);
                     let changed = stream.changed;
-                    self.lost.insert(id, Lost { until, released, changed });
+                    self.lost.insert(
+                        id,
+                        Lost {
+                            until,
+                            released,
+                            changed,
+                        },
+                    );
                 }
                 _ => {
                     self.removals.insert(id);

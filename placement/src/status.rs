@@ -69,7 +69,10 @@ impl Status {
     /// The sidecar is connected on another stream.
     #[must_use]
     pub fn superseded() -> Self {
-        Self::new(Code::Aborted, "the same app connected again from the same address: this stream is over")
+        Self::new(
+            Code::Aborted,
+            "the same app connected again from the same address: this stream is over",
+        )
     }
 
     /// The service stops.

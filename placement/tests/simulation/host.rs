@@ -93,7 +93,11 @@ impl Host {
     pub(crate) fn report(&self) -> Message {
         Message {
             name: self.name.clone(),
-            entities: if self.leaving { Vec::new() } else { self.types.clone() },
+            entities: if self.leaving {
+                Vec::new()
+            } else {
+                self.types.clone()
+            },
             api_level: 20,
             ..self.message(1, None)
         }
@@ -151,7 +155,10 @@ impl Host {
         let Some(table) = self.table.as_ref().filter(|_| self.alive && self.lease_runs(now)) else {
             return false;
         };
-        let pending = self.pending.as_ref().is_none_or(|pending| self.owns(pending, actor));
+        let pending = self
+            .pending
+            .as_ref()
+            .is_none_or(|pending| self.owns(pending, actor));
         self.owns(table, actor) && pending && !self.blocked.contains(actor.0)
     }
 
@@ -175,7 +182,10 @@ impl Host {
             }
             "update" => self.update(now, order, acts),
             "unlock" => {
-                let ready = self.pending.as_ref().is_some_and(|pending| pending.version() == order.version);
+                let ready = self
+                    .pending
+                    .as_ref()
+                    .is_some_and(|pending| pending.version() == order.version);
                 self.unlocked |= ready;
                 self.go(now);
                 self.ack(4, order.version, acts);
@@ -212,8 +222,10 @@ impl Host {
         });
         let none = Tables::default();
         let before = self.pending.as_ref().or(self.table.as_ref()).unwrap_or(&none);
-        let next = Tables::build(order.version, tables.replication_factor, entries, before).expect("a small ring");
-        self.blocked.extend(next.changed_since(before).into_iter().map(str::to_owned));
+        let next =
+            Tables::build(order.version, tables.replication_factor, entries, before).expect("a small ring");
+        self.blocked
+            .extend(next.changed_since(before).into_iter().map(str::to_owned));
         self.pending = Some(next);
         self.draining = Some((order.version, now + 1_000_000));
         self.drain(now, acts);
@@ -225,8 +237,12 @@ impl Host {
         let (Some((version, until)), Some(pending)) = (self.draining, &self.pending) else {
             return;
         };
-        let moving: Vec<u64> =
-            self.turns.iter().filter(|(_, turn)| !self.owns(pending, turn.actor)).map(|(id, _)| *id).collect();
+        let moving: Vec<u64> = self
+            .turns
+            .iter()
+            .filter(|(_, turn)| !self.owns(pending, turn.actor))
+            .map(|(id, _)| *id)
+            .collect();
         if !moving.is_empty() && now < until {
             return acts.push(Act::Wake((now + 50_000).min(until)));
         }

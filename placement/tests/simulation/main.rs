@@ -6,7 +6,11 @@
 //! them. `SIM_SEEDS=5000 cargo test --release -p outrigger-placement --test simulation` runs more; `SIM_SEED=n` one.
 #![allow(clippy::unwrap_used, reason = "test helpers are outside of #[test] functions")]
 #![allow(deprecated, reason = "sidecars fill deprecated fields")]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clocks of a simulation")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clocks of a simulation"
+)]
 
 mod host;
 mod world;
@@ -35,6 +39,14 @@ fn no_double_turn_no_lost_call_and_every_actor_is_reachable_again() {
         }
     }
     println!("{count} seeds: {calls} calls acknowledged, {rounds} locks sent, {leaders} leaders");
-    assert!(calls > count * 100 && leaders >= count, "the simulation does something");
-    assert!(wrong.is_empty(), "{} of {count} seeds:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
+    assert!(
+        calls > count * 100 && leaders >= count,
+        "the simulation does something"
+    );
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} seeds:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
 }

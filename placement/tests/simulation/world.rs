@@ -113,12 +113,17 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let hosts: Vec<Host> = (0..rng.random_range(2..6))
             .map(|n| {
-                let types = TYPES[..rng.random_range(1..=3)].iter().map(|&name| name.to_owned()).collect();
+                let types = TYPES[..rng.random_range(1..=3)]
+                    .iter()
+                    .map(|&name| name.to_owned())
+                    .collect();
                 Host::new(format!("10.0.0.{n}:50002"), types)
             })
             .collect();
         let replicas = rng.random_range(1..4);
-        let rates = (0..hosts.len() + replicas).map(|_| rng.random_range(0.95..1.05)).collect();
+        let rates = (0..hosts.len() + replicas)
+            .map(|_| rng.random_range(0.95..1.05))
+            .collect();
         let mut world = Self {
             now: 0,
             rng,
@@ -160,7 +165,8 @@ impl World {
 
     fn delay(&mut self) -> u64 {
         let long = self.rng.random_range(0..50) == 0;
-        self.rng.random_range(MS / 5..if long { 300 * MS } else { 5 * MS })
+        self.rng
+            .random_range(MS / 5..if long { 300 * MS } else { 5 * MS })
     }
 
     /// The clock of a host, or of a replica behind them.
@@ -187,7 +193,11 @@ impl World {
             }
             self.now = time;
             let event = self.events.remove(&serial).expect("queued");
-            if let Some(thaw) = self.node_of(&event).map(|node| self.frozen[node]).filter(|thaw| *thaw > time) {
+            if let Some(thaw) = self
+                .node_of(&event)
+                .map(|node| self.frozen[node])
+                .filter(|thaw| *thaw > time)
+            {
                 // It happens when the process runs again, after what came before.
                 self.at(thaw, event);
                 continue;
@@ -201,7 +211,10 @@ impl World {
         self.check_reachable();
         let stored: u64 = self.store.values().sum();
         if stored != self.report.acknowledged {
-            let text = format!("{} calls were acknowledged, {stored} are in the store", self.report.acknowledged);
+            let text = format!(
+                "{} calls were acknowledged, {stored} are in the store",
+                self.report.acknowledged
+            );
             self.report.violations.push(text);
         }
         self.report
@@ -227,10 +240,14 @@ impl World {
             Event::Up(conn, _) | Event::BreakUp(conn, _) | Event::Silence(conn, true) => {
                 Some(self.of_replica(self.conns[conn.0].replica))
             }
-            Event::Down(conn, _) | Event::BreakDown(conn) | Event::Silence(conn, false) => Some(self.conns[conn.0].host),
-            Event::Connect(host) | Event::Lease(host, _) | Event::Drain(host) | Event::Arrive(host, _) | Event::TurnEnds(host, _) => {
-                Some(*host)
+            Event::Down(conn, _) | Event::BreakDown(conn) | Event::Silence(conn, false) => {
+                Some(self.conns[conn.0].host)
             }
+            Event::Connect(host)
+            | Event::Lease(host, _)
+            | Event::Drain(host)
+            | Event::Arrive(host, _)
+            | Event::TurnEnds(host, _) => Some(*host),
             Event::Tick(replica) => Some(self.of_replica(*replica)),
             _ => None,
         }
@@ -337,7 +354,9 @@ impl World {
             return;
         };
         let mut effects = Vec::new();
-        self.replicas[replica].hub.message(now, stream, message, &mut effects);
+        self.replicas[replica]
+            .hub
+            .message(now, stream, message, &mut effects);
         self.apply(replica, effects);
     }
 
@@ -346,7 +365,8 @@ impl World {
             match effect {
                 Effect::Send(stream, order) => {
                     let frame = order.frame();
-                    self.report.rounds += u64::from(matches!(order, outrigger_placement::wire::Order::Lock(_)));
+                    self.report.rounds +=
+                        u64::from(matches!(order, outrigger_placement::wire::Order::Lock(_)));
                     if let Some(id) = self.replicas[replica].by_stream.get(&stream).copied() {
                         self.send_down(id, frame);
                     }
@@ -365,7 +385,9 @@ impl World {
     fn plan_tick(&mut self, replica: usize) {
         let now = self.moment(replica);
         let rate = self.rates[self.of_replica(replica)];
-        let Some(next) = self.replicas[replica].hub.next_deadline(now) else { return };
+        let Some(next) = self.replicas[replica].hub.next_deadline(now) else {
+            return;
+        };
         if next > now + Duration::from_secs(3600) {
             return;
         }
@@ -421,7 +443,9 @@ impl World {
             let now = self.moment(replica);
             let mut effects = Vec::new();
             self.replicas[replica].by_stream.remove(&stream);
-            self.replicas[replica].hub.closed(now, stream, ending, &mut effects);
+            self.replicas[replica]
+                .hub
+                .closed(now, stream, ending, &mut effects);
             self.apply(replica, effects);
         }
         self.tell_down(id);
@@ -456,7 +480,10 @@ impl World {
 
     fn watch(&mut self, conns: &[ConnId]) {
         for id in conns {
-            let (up, down) = (self.rng.random_range(2000..5000), self.rng.random_range(2000..5000));
+            let (up, down) = (
+                self.rng.random_range(2000..5000),
+                self.rng.random_range(2000..5000),
+            );
             self.after(up * MS, Event::Silence(*id, true));
             self.after(down * MS, Event::Silence(*id, false));
         }
@@ -468,7 +495,10 @@ impl World {
                 && replica.is_none_or(|replica| conn.replica == replica)
                 && (conn.up || conn.down)
         };
-        (0..self.conns.len()).filter(|n| fits(&self.conns[*n])).map(ConnId).collect()
+        (0..self.conns.len())
+            .filter(|n| fits(&self.conns[*n]))
+            .map(ConnId)
+            .collect()
     }
 
     fn heal(&mut self, host: usize, replica: usize) {
@@ -550,7 +580,10 @@ impl World {
     // === Calls ===
 
     fn any_actor(&mut self) -> Actor {
-        (TYPES[self.rng.random_range(0..TYPES.len())], self.rng.random_range(0..ACTORS))
+        (
+            TYPES[self.rng.random_range(0..TYPES.len())],
+            self.rng.random_range(0..ACTORS),
+        )
     }
 
     fn call(&mut self) {
@@ -575,7 +608,10 @@ impl World {
             // A frozen process whose lease is over cannot act: it will notice before it does.
             let acts = them.alive && them.lease_runs(self.local(other));
             if other != host && acts && them.turns.values().any(|turn| turn.actor == actor) {
-                let text = format!("{}: {actor:?} has a turn on host {host} and on host {other}", self.now);
+                let text = format!(
+                    "{}: {actor:?} has a turn on host {host} and on host {other}",
+                    self.now
+                );
                 self.report.violations.push(text);
             }
         }
@@ -592,10 +628,15 @@ impl World {
         let now = self.local(host);
         self.hosts[host].notice(now);
         // Cut off, or lost with its host: the caller was told nothing and tries again.
-        let Some(turn) = self.hosts[host].turns.remove(&id) else { return };
+        let Some(turn) = self.hosts[host].turns.remove(&id) else {
+            return;
+        };
         let stored = self.store.entry(turn.actor).or_default();
         if *stored != turn.read {
-            let text = format!("{}: {:?} on host {host}: another turn wrote in between", self.now, turn.actor);
+            let text = format!(
+                "{}: {:?} on host {host}: another turn wrote in between",
+                self.now, turn.actor
+            );
             self.report.violations.push(text);
         }
         *stored = turn.read + 1;
@@ -608,15 +649,22 @@ impl World {
 
     fn check_reachable(&mut self) {
         for (caller, name) in (0..self.hosts.len()).flat_map(|caller| TYPES.map(|name| (caller, name))) {
-            if !self.hosts.iter().any(|host| host.types.iter().any(|hosted| hosted == name)) {
+            if !self
+                .hosts
+                .iter()
+                .any(|host| host.types.iter().any(|hosted| hosted == name))
+            {
                 continue;
             }
             for actor in (0..ACTORS).map(|n| (name, n)) {
                 let owner = self.hosts[caller].locate(actor);
                 let owner = owner.and_then(|name| self.hosts.iter().position(|host| host.name == name));
-                let reachable = owner.is_some_and(|owner| self.hosts[owner].may_act(self.local(owner), actor));
+                let reachable =
+                    owner.is_some_and(|owner| self.hosts[owner].may_act(self.local(owner), actor));
                 if !reachable {
-                    let text = format!("{actor:?} cannot be reached from host {caller}; its owner there is {owner:?}");
+                    let text = format!(
+                        "{actor:?} cannot be reached from host {caller}; its owner there is {owner:?}"
+                    );
                     self.report.violations.push(text);
                 }
             }
@@ -636,11 +684,15 @@ impl World {
             Some((replica, epoch)) if self.fit(replica) => {
                 let now = self.moment(replica);
                 self.leads_until = self.now + 850 * MS;
-                self.replicas[replica].hub.lead(now, epoch, now + Duration::from_millis(780));
+                self.replicas[replica]
+                    .hub
+                    .lead(now, epoch, now + Duration::from_millis(780));
                 self.plan_tick(replica);
             }
             _ if self.now >= self.leads_until => {
-                let fit: Vec<usize> = (0..self.replicas.len()).filter(|replica| self.fit(*replica)).collect();
+                let fit: Vec<usize> = (0..self.replicas.len())
+                    .filter(|replica| self.fit(*replica))
+                    .collect();
                 if !fit.is_empty() {
                     let chosen = fit[self.rng.random_range(0..fit.len())];
                     // The time of day jumps to and fro.
@@ -676,7 +728,11 @@ impl World {
                 self.after(length, Event::Join(replica));
             }
             4 => self.freeze(host, length, self.conns_of(Some(host), None)),
-            5 => self.freeze(self.of_replica(replica), length, self.conns_of(None, Some(replica))),
+            5 => self.freeze(
+                self.of_replica(replica),
+                length,
+                self.conns_of(None, Some(replica)),
+            ),
             6 => self.crash_host(host, length / 3),
             7 => self.crash_replica(replica, length / 3),
             _ => self.misbehave(host, length),
