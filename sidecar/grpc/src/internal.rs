@@ -58,7 +58,10 @@ impl GrpcApi {
             "CallActorStream" => self.call_actor_stream(reader, span).await,
             other => Err(Status::unimplemented(format!("unknown method {other}"))),
         };
-        result.unwrap_or_else(Status::into_http)
+        let mut answer = result.unwrap_or_else(Status::into_http);
+        // For our own counting of the app's errors, not for other sidecars.
+        error::take_mark(answer.headers_mut());
+        answer
     }
 
     async fn call_local_stream(
