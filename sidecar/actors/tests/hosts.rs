@@ -1,6 +1,8 @@
 //! Several engines and a placement service of a few lines, in virtual time: nobody acts twice, nothing acknowledged is
 //! lost, and what was lost is found again.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
