@@ -307,16 +307,14 @@ impl PlacementConnector for Connector {
         let cut = self.cut.clone();
         let orders =
             futures_util::stream::unfold((orders, ended, cut), |(mut orders, ended, cut)| async move {
-                loop {
-                    let order = tokio::select! {
-                        order = orders.recv() => order,
-                        () = ended.cancelled() => None,
-                    };
-                    if cut.is_cancelled() {
-                        return std::future::pending().await;
-                    }
-                    return order.map(|order| (Ok(StreamEvent::Order(order)), (orders, ended, cut)));
+                let order = tokio::select! {
+                    order = orders.recv() => order,
+                    () = ended.cancelled() => None,
+                };
+                if cut.is_cancelled() {
+                    return std::future::pending().await;
                 }
+                order.map(|order| (Ok(StreamEvent::Order(order)), (orders, ended, cut)))
             });
         let accepted =
             futures_util::stream::iter([Ok(StreamEvent::Accepted(Some(LeaseTerms { length: LEASE })))]);
