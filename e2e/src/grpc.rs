@@ -16,6 +16,7 @@ pub mod app;
 pub mod apps;
 pub mod client;
 pub mod compare;
+pub mod fake_placement;
 pub mod frame;
 pub mod group;
 pub mod payload;

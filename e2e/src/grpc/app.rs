@@ -39,7 +39,7 @@ const NO_METHOD: &str = "Method not found!";
 pub type Answers = BTreeMap<String, Value>;
 
 /// A stream of messages, or nothing after the headers.
-type Body = Either<Channel<Bytes>, Empty<Bytes>>;
+pub(super) type Body = Either<Channel<Bytes>, Empty<Bytes>>;
 
 /// A running peer. It stops when dropped.
 #[derive(Debug)]
@@ -358,7 +358,7 @@ fn answer_headers(answer: &Value, member: &str) -> HeaderMap {
     frame::headers(answer[member].as_object().unwrap_or(&none))
 }
 
-fn response(headers: HeaderMap, body: Body) -> Response<Body> {
+pub(super) fn response(headers: HeaderMap, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.headers_mut() = headers;
     let grpc = hyper::header::HeaderValue::from_static("application/grpc");

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::app::{Answers, GrpcApp};
 use super::apps::App;
+use super::fake_placement::FakePlacement;
 use super::frame::BYTES;
 use super::vector::{Setup, SidecarSetup, fill_in, processes_of};
 use crate::http::pattern::Values;
@@ -32,6 +33,8 @@ pub struct Group {
     apps: Vec<(String, App)>,
     redis: Option<RedisServer>,
     _scheduler: Option<RunningService>,
+    /// Told to every sidecar; held for as long as they run.
+    _placement: Option<Placement>,
     values: Values,
     start_calls: Vec<Value>,
     _alone: Option<Exclusive>,
@@ -88,10 +91,13 @@ impl Group {
             names.insert("fake-internal-port".to_owned(), internal.port().to_string());
             apps.push(("fake-internal".to_owned(), App::Grpc(internal)));
         }
+        let placement = Placement::start(&setup, &names, tmp.path()).await;
         let mut sidecars = Vec::new();
         for sidecar in &setup.sidecars {
             let app = App::start(sidecar).await;
-            sidecars.push(start_sidecar(sidecar, app.as_ref(), tmp.path(), &mut names)?);
+            let mut sidecar = sidecar.clone();
+            sidecar.flags.extend(placement.iter().flat_map(Placement::flags));
+            sidecars.push(start_sidecar(&sidecar, app.as_ref(), tmp.path(), &mut names)?);
             apps.extend(app.map(|app| (sidecar.app_id.clone(), app)));
         }
         for sidecar in &mut sidecars {
@@ -109,6 +115,7 @@ impl Group {
             apps,
             redis,
             _scheduler: scheduler,
+            _placement: placement,
             values: Values::new(names),
             start_calls: Vec::new(),
             _alone: alone,
@@ -195,9 +202,55 @@ async fn start_scheduler(tmp: &Path, names: &mut BTreeMap<String, String>) -> Ru
     scheduler
 }
 
+/// The placement service of a setup.
+#[derive(Debug)]
+enum Placement {
+    Real(Box<RunningService>),
+    Fake(FakePlacement),
+}
+
+impl Placement {
+    async fn start(setup: &Setup, names: &BTreeMap<String, String>, tmp: &Path) -> Option<Self> {
+        let needs = |service: &str| setup.services.iter().any(|s| s == service);
+        if needs("fake-placement") {
+            let port = names
+                .get("fake-internal-port")
+                .map(String::as_str)
+                .unwrap_or_default();
+            let address = format!("127.0.0.1:{port}");
+            return Some(Self::Fake(
+                FakePlacement::start(&setup.fake_actor_types, &address).await,
+            ));
+        }
+        if !needs("placement") {
+            return None;
+        }
+        let dir = tmp.join("placement");
+        std::fs::create_dir(&dir).expect("temporary folders can be made");
+        let service = Service::named("placement").expect("the service exists");
+        let mut running = RunningService::start(service, &dir, &[], &[]);
+        running.wait_ready().await;
+        Some(Self::Real(Box::new(running)))
+    }
+
+    fn flags(&self) -> [String; 2] {
+        let port = match self {
+            Self::Real(service) => service.port(0),
+            Self::Fake(service) => service.port(),
+        };
+        ["--placement-host-address".to_owned(), format!("127.0.0.1:{port}")]
+    }
+}
+
 /// A service that belongs to a later issue.
 fn missing_service(setup: &Setup) -> Option<&str> {
-    let there = ["redis", "fake-internal", "scheduler"];
+    let there = [
+        "redis",
+        "fake-internal",
+        "fake-placement",
+        "placement",
+        "scheduler",
+    ];
     let mut services = setup.services.iter().map(String::as_str);
     services.find(|s| !there.contains(s))
 }
