@@ -315,6 +315,3 @@ impl Engine {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
