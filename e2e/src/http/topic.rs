@@ -266,6 +266,8 @@ fn judge(topic: &str, exceptions: &Exceptions, outcomes: &[Outcome]) {
                 println!("FAILED {id}\n    {}", differences.join("\n    "));
             }
             (Some(_), false) => excepted += 1,
+            // Its outcome hangs on the moment, as the reason says: either is right.
+            (Some(reason), true) if reason.starts_with("by chance: ") => excepted += 1,
             (Some(reason), true) => needless.push(format!("{id} ({reason})")),
         }
     }
