@@ -386,7 +386,7 @@ fn what_is_not_built_yet_is_told_only_when_used() {
         "kubernetes",
     ]);
     let names: Vec<&str> = config.not_built.iter().map(|n| n.name.as_str()).collect();
-    assert_eq!(names, ["--mode kubernetes", "--scheduler-host-address"]);
+    assert_eq!(names, ["--mode kubernetes"]);
     for (flag, _) in flags::NOT_BUILT_FLAGS {
         assert!(FLAGS.iter().any(|f| f.name == *flag), "{flag} is in no table");
     }
