@@ -115,7 +115,9 @@ pub fn parse_der(der: &[u8]) -> Result<Csr, CsrError> {
     // The algorithm between the two was compared whole.
     let algorithm_len = der.get(signed_end + 1).map_or(0, |len| usize::from(*len) + 2);
     if der.first() != Some(&SEQUENCE) || der.get(signed_end + algorithm_len) != Some(&BIT_STRING) {
-        return Err(CsrError::Parse("a tag of another class than DER's own".to_owned()));
+        return Err(CsrError::Parse(
+            "a tag of another class than DER's own".to_owned(),
+        ));
     }
     Ok(Csr { spki })
 }

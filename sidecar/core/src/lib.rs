@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod middleware;
 pub mod policy;
 pub mod pubsub;
+pub mod reload;
 pub mod scheduler;
 pub mod secrets;
 pub mod sidecar;
