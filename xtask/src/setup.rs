@@ -33,6 +33,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
     ("runc", "runc"),
+    ("/usr/lib/cni", "containernetworking-plugins"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
 ];
