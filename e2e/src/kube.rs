@@ -7,13 +7,15 @@
 use std::path::PathBuf;
 
 mod api;
+mod handle;
 mod image;
 mod node;
 mod pki;
 mod settings;
 
 pub use api::KubeApi;
-pub use image::{architecture, busybox};
+pub use handle::Kube;
+pub use image::{IMAGES, Images, busybox, programs};
 pub use node::Cluster;
 pub use pki::{Identity, Pki};
 

@@ -6,6 +6,7 @@
 mod bench;
 mod bench_sentry;
 mod ci;
+mod cluster;
 mod crds;
 mod demo;
 mod images;
@@ -42,6 +43,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Write container images of the sidecar and the control plane as archives
     Images(images::ImagesArgs),
+    /// A Kubernetes node of this machine with the chart installed, to work on by hand
+    Cluster(cluster::ClusterArgs),
     /// Write the custom resource definitions in `crds/` and in the chart from the types in `crates/crds`
     Crds,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(),
         Task::Demo(args) => demo::run(&args),
         Task::Images(args) => images::run(&args),
+        Task::Cluster(args) => cluster::run(&args),
         Task::Crds => crds::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),

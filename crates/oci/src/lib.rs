@@ -14,6 +14,10 @@ use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+mod programs;
+
+pub use programs::files_for;
+
 /// What goes into an image.
 #[derive(Debug, Clone, Default)]
 pub struct Image {
@@ -31,6 +35,28 @@ pub struct Image {
     pub env: Vec<String>,
     /// Labels of the image.
     pub labels: BTreeMap<String, String>,
+    /// How its layer is packed.
+    pub packing: Packing,
+}
+
+/// How a layer is packed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// As small as possible: what registries and nodes are given.
+    #[default]
+    Gzip,
+    /// Not at all: quick to make, for an image that never leaves the machine.
+    Plain,
+}
+
+/// This machine's architecture in the words of container engines.
+#[must_use]
+pub const fn architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    }
 }
 
 /// Where the content of a file comes from.
@@ -62,11 +88,16 @@ impl Image {
     /// If a file cannot be read or the archive not be written.
     pub fn write(&self, out: &Path) -> io::Result<Archive> {
         let layer = self.layer()?;
-        let mut gz = GzEncoder::new(Vec::new(), Compression::new(9));
-        gz.write_all(&layer)?;
-        let packed = gz.finish()?;
         let config = self.config(&digest(&layer)).to_string().into_bytes();
-        let manifest = manifest(&config, &packed).to_string().into_bytes();
+        let packed = match self.packing {
+            Packing::Plain => layer,
+            Packing::Gzip => {
+                let mut gz = GzEncoder::new(Vec::new(), Compression::new(9));
+                gz.write_all(&layer)?;
+                gz.finish()?
+            }
+        };
+        let manifest = manifest(&config, &packed, self.packing).to_string().into_bytes();
         let archive = Archive {
             digest: digest(&manifest),
             compressed: (packed.len() + config.len() + manifest.len()) as u64,
@@ -179,7 +210,11 @@ impl Image {
     }
 }
 
-fn manifest(config: &[u8], layer: &[u8]) -> Value {
+fn manifest(config: &[u8], layer: &[u8], packing: Packing) -> Value {
+    let kind = match packing {
+        Packing::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Packing::Plain => "application/vnd.oci.image.layer.v1.tar",
+    };
     json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -189,7 +224,7 @@ fn manifest(config: &[u8], layer: &[u8]) -> Value {
             "size": config.len(),
         },
         "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "mediaType": kind,
             "digest": digest(layer),
             "size": layer.len(),
         }],

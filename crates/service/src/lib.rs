@@ -32,9 +32,11 @@
 //!
 //! `/healthz` says 200 once every target of [`Context::readiness`] is ready. On SIGTERM or SIGINT it says 503,
 //! [`Context::stopping`] is cancelled, and the tasks have [`Spec::grace`] to end; a second signal does not wait.
+//! `SERVICE check URL` waits until an HTTP address is well: images hold no other program that could.
 //! HTTP of a control-plane service is written with `warp` and served by [`HttpServer`], which has the limits and the
 //! drain.
 
+mod check;
 mod context;
 mod health;
 mod http;

@@ -11,6 +11,7 @@ use outrigger_process::{End, Environment, Metrics, Readiness, Signals, Tasks};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::check;
 use crate::context::{Context, Failure};
 use crate::health::{self, HealthPages};
 use crate::http::HttpServer;
@@ -26,7 +27,12 @@ where
     let environment = Environment::from_os(std::env::vars_os());
     let args = std::env::args_os()
         .skip(1)
-        .map(|arg| arg.to_string_lossy().into_owned());
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect::<Vec<_>>();
+    if let Some(code) = check::run(args.iter().cloned()) {
+        return code;
+    }
+    let args = args.into_iter();
     let table = spec.table();
     let values = match flags::parse_as(spec.dialect, &table, args) {
         Ok(Outcome::Values(values)) => values,

@@ -1,14 +1,15 @@
 //! An API server with its etcd: real objects, watches, admission, RBAC, tokens and TokenReview, but no nodes and no
 //! controllers.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::ops::Deref;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use super::{Identity, Pki, kube_binary};
+use super::{Identity, Kube, Pki, kube_binary};
 use crate::process::{Port, Program, Running, free_port, wait_until};
 
-/// A started API server. Killed when dropped.
+/// A started API server, and [`Kube`] as its administrator. Killed when dropped.
 ///
 /// Namespaces get no `default` service account by themselves (no controllers run): create what a test needs.
 #[derive(Debug)]
@@ -19,7 +20,15 @@ pub struct KubeApi {
     _etcd_ports: (Port, Port),
     pki: Pki,
     admin: Identity,
-    kubeconfig: PathBuf,
+    kube: Kube,
+}
+
+impl Deref for KubeApi {
+    type Target = Kube;
+
+    fn deref(&self) -> &Kube {
+        &self.kube
+    }
 }
 
 impl KubeApi {
@@ -39,7 +48,7 @@ impl KubeApi {
         let accounts = pki.issue("service-accounts", None, &[]);
         let admin = pki.issue("admin", Some("system:masters"), &[]);
         let url = format!("https://127.0.0.1:{}", port.number());
-        let kubeconfig = pki.kubeconfig("admin", &admin, &url);
+        let kube = Kube::new(&pki.kubeconfig("admin", &admin, &url));
         let path = |path: &Path| path.display().to_string();
         let mut apiserver = Program::new("kube-apiserver", &kube_binary("kube-apiserver"), dir)
             .args([
@@ -64,7 +73,7 @@ impl KubeApi {
             &mut apiserver,
             "the API server to be ready",
             Duration::from_secs(90),
-            async || kubectl_quiet(&kubeconfig, &["get", "--raw", "/readyz"]),
+            async || kube.kubectl(&["get", "--raw", "/readyz"], "").is_ok(),
         )
         .await;
         Self {
@@ -74,7 +83,7 @@ impl KubeApi {
             _etcd_ports: etcd_ports,
             pki,
             admin,
-            kubeconfig,
+            kube,
         }
     }
 
@@ -82,12 +91,6 @@ impl KubeApi {
     #[must_use]
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port.number())
-    }
-
-    /// A kubeconfig of an administrator.
-    #[must_use]
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
     }
 
     /// The administrator's certificate.
@@ -105,24 +108,6 @@ impl KubeApi {
     /// The API server's process, to stop, pause or kill it.
     pub fn process(&mut self) -> &mut Running {
         &mut self.apiserver
-    }
-
-    /// Runs `kubectl` as administrator, `input` on its standard input, and returns what it printed.
-    ///
-    /// # Errors
-    /// What it wrote to its error output if it failed.
-    pub fn kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
-        kubectl(&self.kubeconfig, args, input)
-    }
-
-    /// Creates or updates the objects in `yaml`.
-    ///
-    /// # Panics
-    /// If the API server refuses one.
-    pub fn apply(&self, yaml: &str) {
-        if let Err(error) = self.kubectl(&["apply", "-f", "-"], yaml) {
-            panic!("kubectl apply: {error}\n{yaml}");
-        }
     }
 }
 
@@ -158,37 +143,6 @@ async fn etcd(dir: &Path) -> (Running, (Port, Port)) {
     )
     .await;
     (etcd, ports)
-}
-
-/// Runs `kubectl` with that kubeconfig, `input` on its standard input, and returns what it printed.
-///
-/// # Errors
-/// What it wrote to its error output if it failed.
-pub(super) fn kubectl(kubeconfig: &Path, args: &[&str], input: &str) -> Result<String, String> {
-    use std::io::Write as _;
-    let mut child = Command::new(kube_binary("kubectl"))
-        .arg("--kubeconfig")
-        .arg(kubeconfig)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A kubectl that doesn't read its input closes it; its exit status tells.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
-}
-
-fn kubectl_quiet(kubeconfig: &Path, args: &[&str]) -> bool {
-    kubectl(kubeconfig, args, "").is_ok()
 }
 
 #[cfg(test)]

@@ -2,11 +2,75 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use outrigger_oci::{Image, Source};
+use outrigger_oci::{Image, Packing, Source};
+
+use crate::process::binary;
 
 /// Debian's statically linked busybox.
 const BUSYBOX: &str = "/bin/busybox";
+
+/// Which images the chart asks for by default, and of which of them we have programs.
+#[derive(Debug)]
+pub struct Images {
+    /// Registry and folder.
+    pub registry: &'static str,
+    /// Tag, which is the chart's `appVersion`.
+    pub tag: &'static str,
+    /// Names of images and programs.
+    pub names: &'static [&'static str],
+}
+
+/// What a cluster needs for `helm install` of `charts/outrigger` without values.
+pub const IMAGES: Images = Images {
+    registry: "localhost/outrigger",
+    tag: env!("CARGO_PKG_VERSION"),
+    names: &[
+        "daprd",
+        "operator",
+        "sentry",
+        "placement",
+        "scheduler",
+        "injector",
+    ],
+};
+
+/// Images of programs of ours as `REGISTRY/NAME:TAG`, each with the program at `/NAME` as `cargo xtask images` makes them, but
+/// quick: from the binaries that the tests use, without debug information, not compressed.
+///
+/// # Panics
+/// If a program is missing or a file cannot be written.
+#[must_use]
+pub fn programs(dir: &Path, registry: &str, tag: &str, names: &[&str]) -> Vec<PathBuf> {
+    names
+        .iter()
+        .map(|name| {
+            let stripped = dir.join(format!("{name}.stripped"));
+            let strip = Command::new("strip")
+                .arg("-o")
+                .args([&stripped, &binary(name)])
+                .status();
+            assert!(
+                strip.is_ok_and(|status| status.success()),
+                "strip is needed to make small images: install Debian's package with `apt-get install binutils`"
+            );
+            let path = format!("/{name}");
+            let image = Image {
+                name: format!("{registry}/{name}:{tag}"),
+                architecture: outrigger_oci::architecture().to_owned(),
+                files: outrigger_oci::files_for([(path.as_str(), stripped.as_path())])
+                    .unwrap_or_else(|error| panic!("the image of {name}: {error}")),
+                user: "65532:65532".to_owned(),
+                packing: Packing::Plain,
+                ..Image::default()
+            };
+            let archive = dir.join(format!("{name}.tar"));
+            image.write(&archive).expect("the work folder can be written");
+            archive
+        })
+        .collect()
+}
 
 /// The image that holds a pod's network namespace open.
 pub(super) fn pause(dir: &Path) -> PathBuf {
@@ -27,7 +91,7 @@ fn archive(dir: &Path, name: &str, entrypoint: &[&str]) -> PathBuf {
     let path = dir.join(format!("{name}.tar"));
     let image = Image {
         name: format!("outrigger.test/{name}:1"),
-        architecture: architecture().to_owned(),
+        architecture: outrigger_oci::architecture().to_owned(),
         files: BTreeMap::from([
             ("/bin/busybox".to_owned(), Source::Program(BUSYBOX.into())),
             ("/bin/sh".to_owned(), Source::Link("/bin/busybox".to_owned())),
@@ -40,14 +104,4 @@ fn archive(dir: &Path, name: &str, entrypoint: &[&str]) -> PathBuf {
     };
     image.write(&path).expect("the work folder can be written");
     path
-}
-
-/// This machine's architecture in the words of container engines.
-#[must_use]
-pub const fn architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    }
 }

@@ -5,13 +5,13 @@
 //! process ([`Cluster::HOST_LINK`]), so that a test can call the API server and node ports.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::api::kubectl;
 use super::settings;
-use super::{Identity, Pki, kube_binary};
+use super::{Identity, Kube, Pki, kube_binary};
 use crate::process::{Exclusive, Program, Running, exclusive, wait_until};
 
 /// Address of the node: the bridge that its pods hang on.
@@ -31,9 +31,17 @@ pub struct Cluster {
     network: Network,
     dir: PathBuf,
     pki: Pki,
-    kubeconfig: PathBuf,
+    kube: Kube,
     // One at a time on a machine: kubelet and containerd share the host's cgroups and mounts.
     _only: Exclusive,
+}
+
+impl Deref for Cluster {
+    type Target = Kube;
+
+    fn deref(&self) -> &Kube {
+        &self.kube
+    }
 }
 
 /// The network namespace and its link to the host.
@@ -147,62 +155,19 @@ impl Cluster {
         let network = Network::new();
         let admin = pki.issue("admin", Some("system:masters"), &[]);
         let url = format!("https://{}:{API_PORT}", Self::HOST_LINK);
-        let kubeconfig = pki.kubeconfig("admin", &admin, &url);
+        let kube = Kube::new(&pki.kubeconfig("admin", &admin, &url));
         let mut cluster = Self {
             programs: Vec::new(),
             network,
             dir: dir.to_path_buf(),
             pki,
-            kubeconfig,
+            kube,
             _only: only,
         };
         cluster.control_plane().await;
         cluster.node().await;
         cluster.dns().await;
         cluster
-    }
-
-    /// A kubeconfig of an administrator, for use in the test process and its children.
-    #[must_use]
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
-    /// Runs `kubectl` as administrator, `input` on its standard input, and returns what it printed.
-    ///
-    /// # Errors
-    /// What it wrote to its error output if it failed.
-    pub fn kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
-        kubectl(&self.kubeconfig, args, input)
-    }
-
-    /// Creates or updates the objects in `yaml`.
-    ///
-    /// # Panics
-    /// If the API server refuses one.
-    pub fn apply(&self, yaml: &str) {
-        if let Err(error) = self.kubectl(&["apply", "-f", "-"], yaml) {
-            panic!("kubectl apply: {error}\n{yaml}");
-        }
-    }
-
-    /// Runs `helm` as administrator and returns what it printed.
-    ///
-    /// # Errors
-    /// What it wrote to its error output if it failed.
-    pub fn helm(&self, args: &[&str]) -> Result<String, String> {
-        let output = Command::new(kube_binary("helm"))
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("HOME", &self.dir)
-            .args(args)
-            .output()
-            .map_err(|error| error.to_string())?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() {
-            Ok(text(&output.stdout))
-        } else {
-            Err(text(&output.stderr))
-        }
     }
 
     /// Loads an image archive (docker or OCI layout in a tar) into the node.
@@ -225,32 +190,6 @@ impl Cluster {
                 &archive,
             ],
         );
-    }
-
-    /// Waits until `kubectl wait` with these words succeeds.
-    ///
-    /// # Panics
-    /// If it does not within `limit`; pods and events are in the message.
-    pub fn wait(&self, words: &[&str], limit: Duration) {
-        let timeout = format!("--timeout={}s", limit.as_secs());
-        let all: Vec<&str> = ["wait", &timeout]
-            .into_iter()
-            .chain(words.iter().copied())
-            .collect();
-        if let Err(error) = self.kubectl(&all, "") {
-            panic!("kubectl {}: {error}\n{}", all.join(" "), self.situation());
-        }
-    }
-
-    /// Pods and recent events, for messages.
-    #[must_use]
-    pub fn situation(&self) -> String {
-        let ask = |args: &[&str]| self.kubectl(args, "").unwrap_or_else(|error| error);
-        format!(
-            "--- pods\n{}--- events\n{}",
-            ask(&["get", "pods", "-A", "-o", "wide"]),
-            ask(&["get", "events", "-A", "--sort-by=.lastTimestamp"])
-        )
     }
 
     /// A command line that runs inside the node's network: for clients of cluster addresses.
@@ -298,10 +237,10 @@ impl Cluster {
         let (kubelet_client, _) = self.identity("kube-apiserver-kubelet-client", Some("system:masters"));
         let args = settings::apiserver(&self.dir, &self.pki, &server, &accounts, &kubelet_client);
         self.start_part("kube-apiserver", &kube_binary("kube-apiserver"), args);
-        let kubeconfig = self.kubeconfig.clone();
+        let kube = self.kube.clone();
         let apiserver = self.process("kube-apiserver");
         wait_until(apiserver, "the API server to be ready", PATIENCE, async || {
-            kubectl(&kubeconfig, &["get", "--raw", "/readyz"], "").is_ok()
+            kube.kubectl(&["get", "--raw", "/readyz"], "").is_ok()
         })
         .await;
         let (_, manager) = self.identity("system:kube-controller-manager", None);
@@ -339,11 +278,12 @@ impl Cluster {
             &kube_binary("kube-proxy"),
             settings::proxy(&proxy, NODE),
         );
-        let kubeconfig = self.kubeconfig.clone();
+        let kube = self.kube.clone();
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
         let kubelet = self.process("kubelet");
         wait_until(kubelet, "the node to be Ready", PATIENCE, async || {
-            kubectl(&kubeconfig, &["get", "node", NODE, "-o", ready], "").is_ok_and(|status| status == "True")
+            kube.kubectl(&["get", "node", NODE, "-o", ready], "")
+                .is_ok_and(|status| status == "True")
         })
         .await;
     }
@@ -363,10 +303,10 @@ impl Cluster {
         })
         .await;
         // Pods need the account that a controller makes.
-        let kubeconfig = self.kubeconfig.clone();
+        let kube = self.kube.clone();
         let manager = self.process("kube-controller-manager");
         wait_until(manager, "the default service account", PATIENCE, async || {
-            kubectl(&kubeconfig, &["get", "serviceaccount", "default"], "").is_ok()
+            kube.kubectl(&["get", "serviceaccount", "default"], "").is_ok()
         })
         .await;
     }

@@ -1,0 +1,166 @@
+//! The app of the pods in the cluster's tests, and the client inside them (by `kubectl exec`).
+//!
+//! - `pod_app serve NAME`: an app on port 8080. It answers every request with `NAME METHOD PATH BODY`, keeps those lines,
+//!   lists them at `/seen`, and serves the content of `$SUBSCRIPTIONS` at `/dapr/subscribe`.
+//! - `pod_app ask METHOD URL [BODY]`: asks once, prints the status and the body.
+//! - `pod_app load SECONDS URL`: asks all the time, prints how many answers were 200 and which were not.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of a body.
+const MOST: usize = 1 << 20;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["serve", name] => serve(name),
+        ["ask", method, url] => tell(method, url, ""),
+        ["ask", method, url, body] => tell(method, url, body),
+        ["load", seconds, url] => load(seconds, url),
+        _ => Err(std::io::Error::other(
+            "serve NAME | ask METHOD URL [BODY] | load SECONDS URL",
+        )),
+    };
+    if let Err(error) = done {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn tell(method: &str, url: &str, body: &str) -> std::io::Result<()> {
+    let (status, text) = ask(method, url, body)?;
+    println!("{status} {text}");
+    Ok(())
+}
+
+fn load(seconds: &str, url: &str) -> std::io::Result<()> {
+    let seconds = seconds.parse().map_err(std::io::Error::other)?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut good, mut bad) = (0, Vec::new());
+    while Instant::now() < end {
+        match ask("GET", url, "") {
+            Ok((200, _)) => good += 1,
+            Ok((status, text)) => bad.push(format!("{status} {text}")),
+            Err(error) => bad.push(error.to_string()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    println!("{good} good, {} bad", bad.len());
+    for line in bad.iter().take(5) {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn ask(method: &str, url: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let wrong = || std::io::Error::other(format!("{url} is not http://HOST:PORT/PATH"));
+    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+    let (authority, path) = rest.split_once('/').ok_or_else(wrong)?;
+    let mut stream = TcpStream::connect(authority)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "{method} /{path} HTTP/1.1\r\nhost: {authority}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = Vec::new();
+    stream.take(MOST as u64).read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text.get(9..12).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {text:?}")))?;
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok((status, body.to_owned()))
+}
+
+fn serve(name: &str) -> std::io::Result<()> {
+    let listener = TcpListener::bind("0.0.0.0:8080")?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let name: Arc<str> = name.into();
+    for stream in listener.incoming() {
+        let (stream, seen, name) = (stream?, Arc::clone(&seen), Arc::clone(&name));
+        // A test's app: it ends with its pod.
+        std::thread::spawn(move || {
+            let _ = answer_all(stream, &name, &seen);
+        });
+    }
+    Ok(())
+}
+
+/// Answers requests until the peer closes.
+fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut out = stream.try_clone()?;
+    let mut input = BufReader::new(stream);
+    loop {
+        let mut first = String::new();
+        if input.read_line(&mut first)? == 0 {
+            return Ok(());
+        }
+        let mut length = 0;
+        let mut chunked = false;
+        loop {
+            let mut line = String::new();
+            if input.read_line(&mut line)? == 0 || line.trim().is_empty() {
+                break;
+            }
+            let line = line.to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
+        }
+        let body = if chunked {
+            read_chunks(&mut input)?
+        } else {
+            read_body(&mut input, length)?
+        };
+        let mut words = first.split(' ');
+        let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("/"));
+        let kept = || seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match path {
+            "/seen" => kept().join("\n"),
+            "/dapr/subscribe" => std::env::var("SUBSCRIPTIONS").unwrap_or_else(|_| "[]".to_owned()),
+            // What a sidecar asks each app at its start.
+            "/dapr/config" => "{}".to_owned(),
+            _ => {
+                let line = format!("{name} {method} {path} {body}");
+                kept().push(line.clone());
+                line
+            }
+        };
+        write!(
+            out,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            answer.len()
+        )?;
+    }
+}
+
+fn read_body(input: &mut impl Read, length: usize) -> std::io::Result<String> {
+    let mut body = vec![0; length.min(MOST)];
+    input.read_exact(&mut body)?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn read_chunks(input: &mut impl BufRead) -> std::io::Result<String> {
+    let mut body = String::new();
+    loop {
+        let mut size = String::new();
+        input.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16).map_err(std::io::Error::other)?;
+        body.push_str(&read_body(input, size)?);
+        let mut end = String::new();
+        input.read_line(&mut end)?;
+        if size == 0 {
+            return Ok(body);
+        }
+    }
+}

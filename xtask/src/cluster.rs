@@ -1,0 +1,199 @@
+//! `cargo xtask cluster up|down|status`: the Kubernetes node of the tests, to work on by hand. It is a process of its own
+//! that goes on; everything of it lies in `target/cluster`.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+
+use crate::images::PROGRAMS;
+use crate::workspace::{cargo, root};
+
+/// Options of `cargo xtask cluster`.
+#[derive(Args)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Build our programs, start a node with their images, and install the chart
+    Up {
+        /// Leave the installation of the chart to you
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Stop it and remove all that it made
+    Down,
+    /// Say whether it runs, and what runs on it
+    Status,
+}
+
+/// How long bringing it up and taking it down may take.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
+    let root = root()?;
+    let place = Place::new(&root);
+    match args.what {
+        What::Up { bare } => up(&root, &place, bare),
+        What::Down => down(&place),
+        What::Status => status(&place),
+    }
+}
+
+/// Where it is, and which process it is.
+struct Place {
+    folder: PathBuf,
+    bin: PathBuf,
+}
+
+impl Place {
+    fn new(root: &Path) -> Self {
+        Self {
+            folder: root.join("target/cluster"),
+            bin: root.join(".cache/kube/bin"),
+        }
+    }
+
+    /// The process that holds it, if it runs.
+    fn process(&self) -> Option<u32> {
+        let id: u32 = fs::read_to_string(self.folder.join("pid"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()?;
+        let command = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+        // Another process may have got the number since.
+        command.contains("cluster").then_some(id)
+    }
+
+    /// The path of its kubeconfig, once it is up.
+    fn kubeconfig(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("ready")).ok()
+    }
+
+    fn tool(&self, name: &str, kubeconfig: &str) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        command.env("KUBECONFIG", kubeconfig);
+        command
+    }
+}
+
+fn up(root: &Path, place: &Place, bare: bool) -> Result<()> {
+    if let Some(id) = place.process() {
+        bail!("it runs already, as process {id}: see `cargo xtask cluster status`");
+    }
+    let mut build = cargo(root);
+    build.args(["build", "--locked", "-p", "outrigger-e2e", "--bin", "cluster"]);
+    for package in PACKAGES {
+        build.args(["-p", package]);
+    }
+    // `--bin` chooses among the bins of all packages.
+    for program in [
+        "daprd",
+        "operator",
+        "sentry",
+        "placement",
+        "scheduler",
+        "injector",
+    ] {
+        build.args(["--bin", program]);
+    }
+    ensure!(build.status()?.success(), "the programs could not be built");
+    let _ = fs::remove_dir_all(&place.folder);
+    fs::create_dir_all(&place.folder)?;
+    let log = File::create(place.folder.join("log"))?;
+    let mut child = Command::new(root.join("target/debug/cluster"))
+        .arg(&place.folder)
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // Ctrl-C is for us, not for it.
+        .process_group(0)
+        .spawn()
+        .context("starting target/debug/cluster")?;
+    fs::write(place.folder.join("pid"), child.id().to_string())?;
+    let deadline = Instant::now() + PATIENCE;
+    let kubeconfig = loop {
+        if let Some(path) = place.kubeconfig() {
+            break path;
+        }
+        let ended = child.try_wait()?;
+        if ended.is_some() || Instant::now() > deadline {
+            let log = fs::read_to_string(place.folder.join("log")).unwrap_or_default();
+            bail!("the cluster did not come up ({ended:?}; root and `cargo xtask setup` are needed):\n{log}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    if !bare {
+        install(root, place, &kubeconfig)?;
+    }
+    println!(
+        "export KUBECONFIG={kubeconfig} PATH={}:$PATH",
+        place.bin.display()
+    );
+    Ok(())
+}
+
+fn install(root: &Path, place: &Place, kubeconfig: &str) -> Result<()> {
+    let status = place
+        .tool("helm", kubeconfig)
+        .args(["install", "dapr"])
+        .arg(root.join("charts/outrigger"))
+        .args([
+            "--namespace",
+            "dapr-system",
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "3m",
+        ])
+        // The node offers no volumes, and there is no operator yet.
+        .args([
+            "--set",
+            "dapr_scheduler.cluster.inMemoryStorage=true,dapr_operator.replicaCount=0",
+        ])
+        .status()
+        .context("helm is built by `cargo xtask setup`")?;
+    ensure!(
+        status.success(),
+        "helm ended with {status}; the cluster goes on: look with KUBECONFIG={kubeconfig}"
+    );
+    Ok(())
+}
+
+fn down(place: &Place) -> Result<()> {
+    let Some(id) = place.process() else {
+        println!("there is none");
+        return Ok(());
+    };
+    let told = Command::new("kill").arg(id.to_string()).status()?;
+    ensure!(told.success(), "process {id} cannot be told to stop");
+    let deadline = Instant::now() + PATIENCE;
+    while place.process().is_some() {
+        ensure!(Instant::now() < deadline, "process {id} does not end");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    fs::remove_dir_all(&place.folder).with_context(|| format!("removing {}", place.folder.display()))
+}
+
+fn status(place: &Place) -> Result<()> {
+    let (Some(id), Some(kubeconfig)) = (place.process(), place.kubeconfig()) else {
+        println!("there is none; `cargo xtask cluster up` starts one");
+        return Ok(());
+    };
+    println!("process {id}, KUBECONFIG={kubeconfig}");
+    let status = place
+        .tool("kubectl", &kubeconfig)
+        .args(["get", "nodes,pods", "--all-namespaces"])
+        .status()?;
+    ensure!(status.success(), "the API server does not answer");
+    Ok(())
+}
