@@ -91,19 +91,9 @@ fn up(root: &Path, place: &Place, bare: bool) -> Result<()> {
     }
     let mut build = cargo(root);
     build.args(["build", "--locked", "-p", "outrigger-e2e", "--bin", "cluster"]);
-    for package in PACKAGES {
-        build.args(["-p", package]);
-    }
-    // `--bin` chooses among the bins of all packages.
-    for program in [
-        "daprd",
-        "operator",
-        "sentry",
-        "placement",
-        "scheduler",
-        "injector",
-    ] {
-        build.args(["--bin", program]);
+    for (program, package) in PROGRAMS {
+        // `--bin` chooses among the bins of all packages that are named.
+        build.args(["-p", package, "--bin", program]);
     }
     ensure!(build.status()?.success(), "the programs could not be built");
     let _ = fs::remove_dir_all(&place.folder);

@@ -26,14 +26,7 @@ pub struct Images {
 pub const IMAGES: Images = Images {
     registry: "localhost/outrigger",
     tag: env!("CARGO_PKG_VERSION"),
-    names: &[
-        "daprd",
-        "operator",
-        "sentry",
-        "placement",
-        "scheduler",
-        "injector",
-    ],
+    names: &["daprd", "sentry", "placement", "scheduler", "injector"],
 };
 
 /// Images of programs of ours as `REGISTRY/NAME:TAG`, each with the program at `/NAME` as `cargo xtask images` makes them, but

@@ -12,6 +12,7 @@ fn sidecar_of(stage: &Stage, namespace: &str, selector: &str, field: &str) -> St
         .unwrap_or_default()
 }
 
+/// And the sidecar its certificate.
 pub(super) fn a_deployment_gets_native_sidecars(stage: &mut Stage) {
     let stage = &*stage;
     stage.in_namespace("injection", |ns| {
@@ -51,6 +52,12 @@ pub(super) fn a_deployment_gets_native_sidecars(stage: &mut Stage) {
             )
             .unwrap();
         assert!(volumes.contains("dapr-identity-token"), "{volumes}");
+        // By the token of its pod, which sentry has reviewed by this API server.
+        stage.until("the sidecar's certificate from sentry", || {
+            let logs = ["-n", ns, "logs", "-l", "app=a", "-c", "daprd", "--tail=-1"];
+            let logs = stage.cluster.kubectl(&logs, "").unwrap_or_default();
+            logs.contains("Security is initialized successfully")
+        });
     });
 }
 
