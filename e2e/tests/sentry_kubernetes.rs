@@ -353,9 +353,7 @@ async fn two_replicas_change_the_root_once_and_tell_of_it_and_a_forged_bundle_is
         "RootRotationFinished",
     ] {
         let count = events.lines().filter(|line| *line == reason).count();
-        // Not "exactly once" for now: a run on a busy machine lacked RootRotationSwitched, and why is not known yet
-        // (closing note of the second session). That nobody tells anything twice is what two replicas promise.
-        assert!(count <= 1, "{reason} is told once, by one replica:\n{events}");
+        assert_eq!(count, 1, "{reason} is told once, by one replica:\n{events}");
     }
 
     // Somebody publishes a root of their own: nothing is overwritten, what was in force stays in force.

@@ -1,6 +1,7 @@
 //! Keeps the authority in line with where it is stored: makes it, loads it, follows changes of files or Secret without
 //! interruption, and drives changes of roots.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,8 @@ use crate::metrics::SentryMetrics;
 use crate::rotation::{News, Rotation, RotationError, Rules, Step};
 use crate::store::{Contents, Store, StoreError, Stored};
 
+/// How long a phase is worth telling of. Kubernetes forgets Events after an hour, and with them that it was told.
+const NEWS_LIFE: Duration = Duration::from_mins(50);
 /// How often a change that somebody else made at the same time is worked around before giving up for now.
 const ATTEMPTS: u32 = 10;
 
@@ -73,6 +76,8 @@ pub struct Keeper {
     poll: Duration,
     /// What is in force.
     contents: Contents,
+    /// What this process has told of the change of roots under way.
+    told: HashSet<String>,
 }
 
 impl Keeper {
@@ -91,6 +96,7 @@ impl Keeper {
             metrics,
             poll,
             contents: Contents::default(),
+            told: HashSet::new(),
         }
     }
 
@@ -128,15 +134,20 @@ impl Keeper {
             self.store.save(&completed, &stored).await?;
             return Ok(None);
         }
+        self.tell_of_phase(&stored.contents, now).await?;
         match self.rules.step(&stored, now) {
             Ok(Step::Wait) => {}
             Ok(Step::Publish) => {
                 self.store.publish(&stored).await?;
                 return Ok(None);
             }
-            Ok(Step::Save(contents, news)) => {
+            Ok(Step::Save(contents)) => {
                 self.store.save(&contents, &stored).await?;
-                self.tell(news).await;
+                return Ok(None);
+            }
+            Ok(Step::End(contents, news)) => {
+                self.tell(&news).await;
+                self.store.save(&contents, &stored).await?;
                 return Ok(None);
             }
             Err(RotationError::Bundle(error)) => return Err(KeepError::Bundle { place, error }),
@@ -209,14 +220,36 @@ impl Keeper {
         Ok(Issuing { bundle, jwt })
     }
 
-    async fn tell(&self, news: Option<News>) {
-        let Some(news) = news else { return };
+    /// Tells of the phase that a change of roots is in, unless it was told already.
+    async fn tell_of_phase(&mut self, contents: &Contents, now: SystemTime) -> Result<(), RotationError> {
+        let Some(rotation) = Rotation::read(contents)? else {
+            self.told.clear();
+            return Ok(());
+        };
+        let old = |since: SystemTime| now.duration_since(since).is_ok_and(|age| age > NEWS_LIFE);
+        if !rotation.since().is_some_and(old)
+            && let Some(news) = rotation.phase_news()
+        {
+            self.tell(&news).await;
+        }
+        Ok(())
+    }
+
+    /// Tells it, if this process has not yet; what could not be told is told at the next look.
+    async fn tell(&mut self, news: &News) {
+        if news.key.as_ref().is_some_and(|key| self.told.contains(key)) {
+            return;
+        }
         if news.warning {
             warn!(target: "dapr.sentry.ca", "{}", news.text);
         } else {
             info!(target: "dapr.sentry.ca", "{}", news.text);
         }
-        self.store.announce(news.warning, news.reason, &news.text).await;
+        if self.store.announce(news).await
+            && let Some(key) = &news.key
+        {
+            self.told.insert(key.clone());
+        }
     }
 
     /// Follows the store until stopped, and says so through `changed`. What cannot be used is told and changes nothing.
@@ -252,9 +285,13 @@ impl Keeper {
                     let problem = problem.to_string();
                     if said.as_ref() != Some(&problem) {
                         error!(target: "dapr.sentry.ca", "the certificate authority stays as it was: {problem}");
-                        self.store
-                            .announce(true, "CertificateAuthorityUnusable", &problem)
-                            .await;
+                        let news = News {
+                            warning: true,
+                            reason: "CertificateAuthorityUnusable",
+                            text: problem.clone(),
+                            key: None,
+                        };
+                        self.store.announce(&news).await;
                         said = Some(problem);
                     }
                 }
@@ -271,19 +308,23 @@ impl Keeper {
     }
 
     /// Somebody else's authority is not ours to renew: say so in time, once.
-    async fn warn_of_end(&self, bundle: &Bundle, warned: &mut bool) {
+    async fn warn_of_end(&mut self, bundle: &Bundle, warned: &mut bool) {
         if *warned || self.rules.authority.made(bundle) || SystemTime::now() < self.rules.renew_at(bundle) {
             return;
         }
         *warned = true;
-        self.tell(Some(News {
+        self.tell(&News {
             warning: true,
             reason: "CertificateAuthorityExpires",
             text: format!(
                 "The certificate authority expires at {} and was not made by sentry, which therefore does not renew it: put a new ca.crt, issuer.crt and issuer.key in place",
                 time_text(bundle.not_after())
             ),
-        }))
+            key: None,
+        })
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests;

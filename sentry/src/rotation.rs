@@ -98,8 +98,11 @@ pub enum RotationError {
 pub enum Step {
     /// Nothing, for now.
     Wait,
-    /// Write this, and tell that (reason and text of an event; a warning or not).
-    Save(Box<Contents>, Option<News>),
+    /// Write this.
+    Save(Box<Contents>),
+    /// Tell that, and write this, in which no change of roots is under way any more: afterwards nothing would say that it
+    /// is still to be told.
+    End(Box<Contents>, News),
     /// Publish what is written.
     Publish,
 }
@@ -113,16 +116,8 @@ pub struct News {
     pub reason: &'static str,
     /// A sentence.
     pub text: String,
-}
-
-impl News {
-    fn new(reason: &'static str, text: String) -> Self {
-        Self {
-            warning: false,
-            reason,
-            text,
-        }
-    }
+    /// What it is about, the same for every replica: what has a key is told once, whoever tells it.
+    pub key: Option<String>,
 }
 
 impl Rotation {
@@ -188,6 +183,50 @@ impl Rotation {
         Ok(Some(wanted))
     }
 
+    fn news(&self, warning: bool, reason: &'static str, text: String) -> News {
+        // A new root is there once; a request has none yet.
+        let about = self
+            .new
+            .as_ref()
+            .map_or(self.since.as_str(), |new| new.ca.as_str());
+        News {
+            warning,
+            reason,
+            text,
+            key: Some(format!("{reason} {about}")),
+        }
+    }
+
+    /// What is to be told of the phase that it is in. Whoever comes upon a phase tells of it before making the next
+    /// step: who wrote it down may have been stopped, or overtaken by another replica, before it could.
+    pub fn phase_news(&self) -> Option<News> {
+        let until = self.until.as_deref().unwrap_or_default();
+        let (reason, text) = match self.phase {
+            Phase::Requested => return None,
+            Phase::Distribute => (
+                "RootRotationStarted",
+                format!(
+                    "A new root certificate is being distributed: {}; it signs from {until}",
+                    self.reason
+                ),
+            ),
+            Phase::Switch => (
+                "RootRotationSwitched",
+                format!("The new issuer signs; the old root certificate is withdrawn at {until}"),
+            ),
+            Phase::Withdraw => (
+                "RootRotationWithdrawn",
+                "The old root certificate is withdrawn".to_owned(),
+            ),
+        };
+        Some(self.news(false, reason, text))
+    }
+
+    /// When it entered this phase.
+    pub fn since(&self) -> Option<SystemTime> {
+        time_of(&self.since)
+    }
+
     fn is_due(&self, now: SystemTime) -> bool {
         self.until
             .as_deref()
@@ -242,12 +281,12 @@ impl Rules {
             if self.authority.made(&bundle) {
                 return self.start(contents, &material, &bundle, rotation.reason, now);
             }
-            return Ok(refuse(contents));
+            return Ok(refuse(contents, &rotation));
         }
         let wanted = rotation.wanted(now)?;
         if wanted.as_ref().is_some_and(|wanted| *wanted != material) {
             // A crash came between the writing down and the doing.
-            return Ok(Step::Save(Box::new(with(contents, &rotation, now)?), None));
+            return Ok(Step::Save(Box::new(with(contents, &rotation, now)?)));
         }
         if stored.published_ca != contents.ca {
             return Ok(Step::Publish);
@@ -267,7 +306,6 @@ impl Rules {
         now: SystemTime,
     ) -> Result<Step, RotationError> {
         let new = self.authority.generate(now, Some(bundle))?;
-        let text = format!("A new root certificate is being distributed: {reason}");
         let rotation = Rotation {
             phase: Phase::Distribute,
             reason,
@@ -275,39 +313,21 @@ impl Rules {
             until: None,
             old: Some(material.clone()),
             new: Some(new),
-        }
-        .enter(Phase::Distribute, now, self.distribute);
-        let until = rotation.until.as_deref().unwrap_or_default();
-        let news = News::new("RootRotationStarted", format!("{text}; it signs from {until}"));
-        Ok(Step::Save(Box::new(with(contents, &rotation, now)?), Some(news)))
+        };
+        let rotation = rotation.enter(Phase::Distribute, now, self.distribute);
+        Ok(Step::Save(Box::new(with(contents, &rotation, now)?)))
     }
 
     fn next(&self, contents: &Contents, rotation: Rotation, now: SystemTime) -> Result<Step, RotationError> {
-        let (rotation, news) = match rotation.phase {
-            Phase::Requested | Phase::Distribute => {
-                let rotation = rotation.enter(Phase::Switch, now, self.overlap);
-                let until = rotation.until.clone().unwrap_or_default();
-                let text = format!("The new issuer signs; the old root certificate is withdrawn at {until}");
-                (rotation, News::new("RootRotationSwitched", text))
-            }
-            Phase::Switch => {
-                let text = "The old root certificate is withdrawn".to_owned();
-                let rotation = rotation.enter(Phase::Withdraw, now, Duration::ZERO);
-                (rotation, News::new("RootRotationWithdrawn", text))
-            }
+        let rotation = match rotation.phase {
+            Phase::Requested | Phase::Distribute => rotation.enter(Phase::Switch, now, self.overlap),
+            Phase::Switch => rotation.enter(Phase::Withdraw, now, Duration::ZERO),
             Phase::Withdraw => {
-                let done = Contents {
-                    rotation: None,
-                    ..contents.clone()
-                };
                 let text = "The root certificate was changed; nothing is left to do".to_owned();
-                return Ok(Step::Save(
-                    Box::new(done),
-                    Some(News::new("RootRotationFinished", text)),
-                ));
+                return Ok(end(contents, rotation.news(false, "RootRotationFinished", text)));
             }
         };
-        Ok(Step::Save(Box::new(with(contents, &rotation, now)?), Some(news)))
+        Ok(Step::Save(Box::new(with(contents, &rotation, now)?)))
     }
 }
 
@@ -321,17 +341,20 @@ fn with(contents: &Contents, rotation: &Rotation, now: SystemTime) -> Result<Con
     Ok(contents)
 }
 
-fn refuse(contents: &Contents) -> Step {
-    let news = News {
-        warning: true,
-        reason: "RootRotationRefused",
-        text: "The certificate authority was not made by sentry and is never replaced by it: put a new ca.crt, issuer.crt and issuer.key in place yourself".to_owned(),
-    };
+fn refuse(contents: &Contents, rotation: &Rotation) -> Step {
+    let text = "The certificate authority was not made by sentry and is never replaced by it: put a new ca.crt, issuer.crt and issuer.key in place yourself";
+    end(
+        contents,
+        rotation.news(true, "RootRotationRefused", text.to_owned()),
+    )
+}
+
+fn end(contents: &Contents, news: News) -> Step {
     let contents = Contents {
         rotation: None,
         ..contents.clone()
     };
-    Step::Save(Box::new(contents), Some(news))
+    Step::End(Box::new(contents), news)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::bundle::Material;
+use crate::rotation::News;
 
 pub use file::FileStore;
 pub use kube::KubeStore;
@@ -119,8 +120,8 @@ pub trait Store: Send + Sync {
     /// Publishes what `load` found in `contents`; for a store where this is a step of its own.
     async fn publish(&self, read: &Stored) -> Result<(), StoreError>;
 
-    /// Tells those who look after the installation; best effort.
-    async fn announce(&self, warning: bool, reason: &str, message: &str);
+    /// Tells those who look after the installation. `false` if that failed for now and may be tried again.
+    async fn announce(&self, news: &News) -> bool;
 
     /// Where it is, for people.
     fn place(&self) -> String;

@@ -30,9 +30,15 @@ fn stored(contents: Contents) -> Stored {
     }
 }
 
+/// What is written, and what is told of it: of the phase by whoever comes upon it, of the end before it is written.
 fn saved(step: Step) -> (Stored, Option<&'static str>) {
     match step {
-        Step::Save(contents, news) => (stored(*contents), news.map(|news| news.reason)),
+        Step::Save(contents) => {
+            let rotation = Rotation::read(&contents).unwrap();
+            let news = rotation.and_then(|rotation| rotation.phase_news());
+            (stored(*contents), news.map(|news| news.reason))
+        }
+        Step::End(contents, news) => (stored(*contents), Some(news.reason)),
         other => panic!("{other:?}"),
     }
 }

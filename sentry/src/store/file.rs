@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::{Contents, Names, ROTATION, Store, StoreError, Stored};
+use crate::rotation::News;
 
 const PRIVATE: u32 = 0o600;
 /// Nothing of ours is near that.
@@ -133,7 +134,10 @@ impl Store for FileStore {
         Ok(())
     }
 
-    async fn announce(&self, _warning: bool, _reason: &str, _message: &str) {}
+    async fn announce(&self, _news: &News) -> bool {
+        // The log has it.
+        true
+    }
 
     fn place(&self) -> String {
         self.directory.display().to_string()

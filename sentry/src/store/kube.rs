@@ -2,8 +2,6 @@
 //! read and updated. A change carries the version that it is based on, so several replicas of sentry cannot overwrite
 //! each other's work.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Contents, Names, ROTATION, Store, StoreError, Stored};
 use crate::cluster::{Cluster, ClusterError};
+use crate::rotation::News;
 
 const OBJECT: &str = "dapr-trust-bundle";
 
@@ -54,17 +53,61 @@ impl KubeStore {
         }
     }
 
-    /// Brings the ConfigMap in line with what the Secret holds.
-    async fn publish_contents(&self, contents: &Contents) -> Result<(), StoreError> {
+    fn event(&self, news: &News) -> Value {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut metadata = json!({"namespace": self.namespace, "labels": {"app": "dapr-sentry"}});
+        match &news.key {
+            Some(key) => metadata["name"] = json!(event_name(key)),
+            None => metadata["generateName"] = json!("dapr-sentry-"),
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": metadata,
+            "involvedObject": {"apiVersion": "v1", "kind": "Secret", "name": OBJECT, "namespace": self.namespace},
+            "reason": news.reason,
+            "message": news.text,
+            "type": if news.warning { "Warning" } else { "Normal" },
+            "source": {"component": "dapr-sentry"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        })
+    }
+
+    /// Brings the ConfigMap in line with what the Secret holds, in its version `version`.
+    async fn publish_contents(&self, contents: &Contents, version: &str) -> Result<(), StoreError> {
         let mut map = self.get("configmaps").await?;
         let before = map["data"].clone();
         set_text(&mut map, "data", &self.names.ca, contents.ca.as_deref());
         set_text(&mut map, "data", &self.names.jwks, contents.jwks.as_deref());
-        if map["data"] != before {
-            self.put("configmaps", &map).await?;
+        if map["data"] == before {
+            return Ok(());
         }
+        // Read after the ConfigMap, whose version the update carries: who is overtaken by another replica, however long
+        // it slept, cannot publish what is no longer so.
+        let secret = self.get("secrets").await?;
+        if version_of(&secret) != version {
+            return Err(StoreError::Conflict);
+        }
+        self.put("configmaps", &map).await?;
         Ok(())
     }
+}
+
+/// Which state of an object this is.
+fn version_of(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+}
+
+/// A name that is the same whoever tells it.
+fn event_name(key: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+    let hex: String = digest.as_ref()[..12]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("dapr-sentry-{hex}")
 }
 
 fn failed(error: &ClusterError) -> StoreError {
@@ -117,16 +160,13 @@ impl Store for KubeStore {
             },
             published_ca: published(&self.names.ca),
             published_jwks: published(&self.names.jwks),
-            version: secret["metadata"]["resourceVersion"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
+            version: version_of(&secret).to_owned(),
         })
     }
 
     async fn save(&self, contents: &Contents, read: &Stored) -> Result<(), StoreError> {
         let mut secret = self.get("secrets").await?;
-        if secret["metadata"]["resourceVersion"].as_str() != Some(read.version.as_str()) {
+        if version_of(&secret) != read.version {
             return Err(StoreError::Conflict);
         }
         for (name, text) in [
@@ -141,34 +181,25 @@ impl Store for KubeStore {
             set_text(&mut secret, "data", name, encoded.as_deref());
         }
         // The object carries the version that was read: the API server refuses it if there is a newer one.
-        self.put("secrets", &secret).await?;
-        self.publish_contents(contents).await
+        let saved = self.put("secrets", &secret).await?;
+        self.publish_contents(contents, version_of(&saved)).await
     }
 
     async fn publish(&self, read: &Stored) -> Result<(), StoreError> {
-        self.publish_contents(&read.contents).await
+        self.publish_contents(&read.contents, &read.version).await
     }
 
-    async fn announce(&self, warning: bool, reason: &str, message: &str) {
-        let now = jiff::Timestamp::now();
-        let mut labels = BTreeMap::new();
-        labels.insert("app", "dapr-sentry");
-        let event = json!({
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": "dapr-sentry-", "namespace": self.namespace, "labels": labels},
-            "involvedObject": {"apiVersion": "v1", "kind": "Secret", "name": OBJECT, "namespace": self.namespace},
-            "reason": reason,
-            "message": message,
-            "type": if warning { "Warning" } else { "Normal" },
-            "source": {"component": "dapr-sentry"},
-            "firstTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "lastTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "count": 1,
-        });
+    async fn announce(&self, news: &News) -> bool {
+        let event = self.event(news);
         let path = format!("/api/v1/namespaces/{}/events", self.namespace);
-        if let Err(error) = self.cluster.post(&path, &event).await {
-            tracing::debug!(target: "dapr.sentry", "no Kubernetes Event for {reason}: {error}");
+        match self.cluster.post(&path, &event).await {
+            // Another replica has told it.
+            Ok(_) | Err(ClusterError::Conflict) => true,
+            Err(error) => {
+                tracing::debug!(target: "dapr.sentry", "no Kubernetes Event for {}: {error}", news.reason);
+                // A right that is not there will not be there at the next look either.
+                matches!(error, ClusterError::Forbidden(_))
+            }
         }
     }
 
