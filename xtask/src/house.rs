@@ -130,9 +130,9 @@ const TABLE: &[Row] = &[
     },
     Row {
         who: &["outrigger-service"],
-        ours: &["outrigger-process"],
+        ours: &["outrigger-identity", "outrigger-process"],
         never: &["tonic", "axum"],
-        why: "the common main of control-plane services, whatever they are for",
+        why: "the common main and identity of control-plane services, whatever they are for",
     },
     Row {
         who: &["outrigger-identity"],
@@ -280,6 +280,26 @@ const TABLE: &[Row] = &[
         ],
         never: &["redis", "rusqlite", "axum"],
         why: "a service of its own: sidecars meet it on the wire",
+    },
+    Row {
+        who: &["outrigger-fuzzing"],
+        ours: &[
+            "outrigger-cloudevents",
+            "outrigger-components-api",
+            "outrigger-gojson",
+            "outrigger-identity",
+            "outrigger-model",
+            "outrigger-placement",
+            "outrigger-proto",
+            "outrigger-resources",
+            "outrigger-rules",
+            "outrigger-schedule",
+            "outrigger-sentry",
+            "outrigger-sidecar-core",
+            "outrigger-trace-context",
+        ],
+        never: &[],
+        why: "it calls the parsers of all of them, and nothing builds on it",
     },
     Row {
         who: &["outrigger-e2e", "outrigger-example-*"],
