@@ -69,10 +69,16 @@ pub struct Program {
 
 impl Program {
     /// The program at `path`, to be run inside the existing folder `dir`. `name` is used for its log file and in
-    /// messages. It gets an empty environment except for `PATH` and `TZ=UTC`.
+    /// messages. It gets an empty environment except for `PATH`, `TZ=UTC` and leave to run as root, which tests often do.
     #[must_use]
     pub fn new(name: &str, path: &Path, dir: &Path) -> Self {
-        let mut env = vec![("TZ".to_owned(), "UTC".to_owned())];
+        let mut env = vec![
+            ("TZ".to_owned(), "UTC".to_owned()),
+            (
+                "DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK".to_owned(),
+                "true".to_owned(),
+            ),
+        ];
         if let Ok(path) = std::env::var("PATH") {
             env.push(("PATH".to_owned(), path));
         }

@@ -48,6 +48,13 @@ pub fn wants_sidecar(pod: &Value) -> bool {
         .is_some_and(|text| text.eq_ignore_ascii_case("true"))
 }
 
+/// Whether the pod wants the containers of pluggable components.
+pub fn wants_components(pod: &Value) -> bool {
+    pod.pointer("/metadata/annotations/dapr.io~1inject-pluggable-components")
+        .and_then(Value::as_str)
+        .is_some_and(is_truthy)
+}
+
 /// Whether the pod has a sidecar already.
 pub fn has_sidecar(pod: &Value) -> bool {
     ["/spec/containers", "/spec/initContainers"].iter().any(|path| {

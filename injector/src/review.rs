@@ -107,19 +107,22 @@ impl Review {
         self.request.get("object").unwrap_or(&Value::Null)
     }
 
-    /// Answers it.
-    pub fn answer(&self, situation: &Situation<'_>, allowed: &AllowedAccounts) -> Answer {
+    /// Whether a sidecar is to be added, which nothing has to be asked for.
+    ///
+    /// # Errors
+    /// The answer to send if there is none to be added.
+    pub fn wanted(&self, allowed: &AllowedAccounts) -> Result<Wanted<'_>, Answer> {
         let pod = self.pod();
         let untouched = || self.reply(json!({"allowed": true}), Outcome::Untouched);
         if self.text("/kind/kind") != "Pod" {
-            return untouched();
+            return Err(untouched());
         }
         if let Some(problem) = not_a_pod(pod) {
             let text = format!("could not unmarshal raw object: {problem}");
-            return self.refuse(&text, String::new());
+            return Err(self.refuse(&text, String::new()));
         }
         if !patch::wants_sidecar(pod) {
-            return untouched();
+            return Err(untouched());
         }
         let app_id = patch::app_id(pod).to_owned();
         if !self.is_allowed(allowed) {
@@ -127,24 +130,14 @@ impl Review {
                 "service account {:?} is not on the list of allowed controller accounts: pod of app {app_id:?} in {:?} \
                  gets no sidecar; add it to ALLOWED_SERVICE_ACCOUNTS",
                 self.text("/userInfo/username"),
-                situation.namespace
+                self.namespace()
             );
-            return self.reply(json!({"allowed": true}), Outcome::NotAllowed { app_id });
+            return Err(self.reply(json!({"allowed": true}), Outcome::NotAllowed { app_id }));
         }
         if patch::has_sidecar(pod) {
-            return untouched();
+            return Err(untouched());
         }
-        match patch::build(situation, pod) {
-            Ok((operations, warnings)) => {
-                let patch = STANDARD.encode(Value::Array(operations).to_string());
-                let mut response = json!({"allowed": true, "patchType": "JSONPatch", "patch": patch});
-                if !warnings.is_empty() {
-                    response["warnings"] = json!(warnings);
-                }
-                self.reply(response, Outcome::Injected { app_id })
-            }
-            Err(Refusal(text)) => self.refuse(&text, app_id),
-        }
+        Ok(Wanted { review: self, app_id })
     }
 
     fn is_allowed(&self, allowed: &AllowedAccounts) -> bool {
@@ -163,8 +156,7 @@ impl Review {
         )
     }
 
-    /// The refusal of the pod, in these words.
-    pub fn refuse(&self, text: &str, app_id: String) -> Answer {
+    fn refuse(&self, text: &str, app_id: String) -> Answer {
         let response = json!({"allowed": false, "status": {"metadata": {}, "message": text}});
         self.reply(response, Outcome::Refused { app_id })
     }
@@ -182,6 +174,41 @@ impl Review {
             .pointer(path)
             .and_then(Value::as_str)
             .unwrap_or_default()
+    }
+}
+
+/// A pod that gets a sidecar: whoever creates it may have one, and it has none yet.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    review: &'a Review,
+    app_id: String,
+}
+
+impl Wanted<'_> {
+    /// Whether it wants the containers of pluggable components.
+    pub fn wants_components(&self) -> bool {
+        patch::wants_components(self.review.pod())
+    }
+
+    /// The answer with the sidecar in it.
+    pub fn answer(self, situation: &Situation<'_>) -> Answer {
+        match patch::build(situation, self.review.pod()) {
+            Ok((operations, warnings)) => {
+                let patch = STANDARD.encode(Value::Array(operations).to_string());
+                let mut response = json!({"allowed": true, "patchType": "JSONPatch", "patch": patch});
+                if !warnings.is_empty() {
+                    response["warnings"] = json!(warnings);
+                }
+                let app_id = self.app_id;
+                self.review.reply(response, Outcome::Injected { app_id })
+            }
+            Err(Refusal(text)) => self.refuse(&text),
+        }
+    }
+
+    /// The refusal of the pod, in these words.
+    pub fn refuse(self, text: &str) -> Answer {
+        self.review.refuse(text, self.app_id)
     }
 }
 

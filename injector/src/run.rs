@@ -3,14 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_identity::{
-    Anchors, ControlPlane, IdentityMetrics, KeyAlgorithm, Options, Security, SentryOptions, Service, Source,
-    TokenSource,
-};
+use outrigger_identity::{ControlPlane, IdentityMetrics, KeyAlgorithm, Options, Security, Service};
 use outrigger_process::End;
 use outrigger_process::flags::{Flag, Kind};
-use outrigger_service::{Context, Failure, HttpServer, Spec};
-use tokio_util::task::TaskTracker;
+use outrigger_service::{Context, Failure, HttpServer, IdentityRequest, Spec};
 
 use crate::cluster::{self, Cluster};
 use crate::metrics::Metrics;
@@ -110,43 +106,27 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
 
 /// Who we are: always from sentry, with an RSA key as upstream's injector, since API servers of every age verify it.
 async fn security(context: &mut Context, settings: &Settings) -> Result<Security, Failure> {
+    context.refuse_root()?;
     let environment = &context.environment;
-    let control_plane = ControlPlane::new(&settings.trust_domain, &settings.namespace)?;
     let address = environment
         .non_empty("DAPR_SENTRY_ADDRESS")
         .map_or_else(|| settings.address("dapr-sentry", 443), str::to_owned);
-    let sentry = SentryOptions {
-        address,
-        id: Service::Injector.id().to_owned(),
-        namespace: settings.namespace.clone(),
-        trust_domain: Some(control_plane.trust_domain().clone()),
-        token: TokenSource::from_environment(environment.get("DAPR_SENTRY_TOKEN_FILE"), true),
-        jwt_audiences: Vec::new(),
-        control_plane: control_plane.clone(),
-    };
     let anchors = environment
         .non_empty("DAPR_TRUST_ANCHORS_FILE")
         .unwrap_or("/var/run/dapr.io/tls/ca.crt");
+    let options = context.identity(IdentityRequest {
+        control_plane: ControlPlane::new(&settings.trust_domain, &settings.namespace)?,
+        service: Service::Injector,
+        sentry: Some(address),
+        anchors: anchors.into(),
+        kubernetes: true,
+    });
     let metrics = IdentityMetrics::new(&[]);
     metrics.register(context.metrics.registry())?;
     let options = Options {
         key: KeyAlgorithm::Rsa2048,
         metrics,
-        ..Options::new(
-            control_plane,
-            Anchors::File(anchors.into()),
-            Source::Sentry(sentry),
-        )
+        ..options
     };
-    let renewing = TaskTracker::new();
-    let security = Security::start(options, context.stopping.clone(), &renewing).await?;
-    let stop = context.stopping.clone();
-    context.tasks.spawn("identity", End::Expected, async move {
-        stop.cancelled().await;
-        renewing.close();
-        // Renewal is abandoned where it stands; it owns nothing.
-        let _ = tokio::time::timeout(Duration::from_secs(2), renewing.wait()).await;
-        Ok(())
-    });
-    Ok(security)
+    context.secure(options).await
 }

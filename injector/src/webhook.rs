@@ -9,17 +9,15 @@ use std::time::Duration;
 use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderValue, StatusCode, header};
-use outrigger_identity::Security;
+use outrigger_identity::{Security, Trust};
 use outrigger_service::not_found;
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 use warp::reply::Response;
 
-use crate::annotations::Annotations;
 use crate::cluster::Cluster;
 use crate::metrics::Metrics;
-use crate::patch::{self, Situation};
+use crate::patch::Situation;
 use crate::review::{Answer, Outcome, Review};
 use crate::settings::Settings;
 
@@ -88,30 +86,32 @@ impl Webhook {
             Ok(review) => review,
             Err(answer) => return answer,
         };
-        let pod = review.pod();
-        let components = if patch::wants_sidecar(pod) && wants_components(pod) {
+        let wanted = match review.wanted(&self.settings.allowed) {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let components = if wanted.wants_components() {
             match self.cluster.component_containers(review.namespace()).await {
                 Ok(components) => components,
                 Err(error) => {
-                    return review.refuse(
-                        &format!("error when fetching components of the namespace: {error}"),
-                        patch::app_id(pod).to_owned(),
-                    );
+                    return wanted.refuse(&format!(
+                        "error when fetching components of the namespace: {error}"
+                    ));
                 }
             }
         } else {
             Vec::new()
         };
-        let anchors = self.security.trust().map(|trust| trust.current().to_pem());
+        let anchors = self.security.trust().map(Trust::current);
         let situation = Situation {
             settings: &self.settings,
             namespace: review.namespace(),
-            trust_anchors: anchors.as_deref().unwrap_or_default(),
+            trust_anchors: anchors.as_ref().map_or("", |anchors| anchors.pem()),
             mtls: self.mtls.load(Ordering::Relaxed),
             native_supported: self.native_supported,
             components: &components,
         };
-        review.answer(&situation, &self.settings.allowed)
+        wanted.answer(&situation)
     }
 
     async fn handle(&self, content_type: Option<HeaderValue>, body: Bytes) -> Response {
@@ -139,10 +139,6 @@ impl Webhook {
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
-}
-
-fn wants_components(pod: &Value) -> bool {
-    Annotations::of(pod).switch_or("inject-pluggable-components", false)
 }
 
 /// `/mutate` for any method, as Go's mux; everything else is not found.

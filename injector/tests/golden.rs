@@ -89,6 +89,7 @@ fn answer(case: &Value, body: &[u8]) -> Value {
         Err(answer) => return answer.body,
     };
     let components = components(case, review.namespace());
+    let wanted = review.wanted(&settings.allowed);
     let situation = Situation {
         settings: &settings,
         namespace: review.namespace(),
@@ -97,7 +98,21 @@ fn answer(case: &Value, body: &[u8]) -> Value {
         native_supported: true,
         components: &components,
     };
-    let mut body = review.answer(&situation, &settings.allowed).body;
+    let answer = match wanted {
+        Ok(wanted) => {
+            let listed = if wanted.wants_components() {
+                &components[..]
+            } else {
+                &[]
+            };
+            wanted.answer(&Situation {
+                components: listed,
+                ..situation
+            })
+        }
+        Err(answer) => answer,
+    };
+    let mut body = answer.body;
     if let Some(patch) = body.pointer_mut("/response/patch") {
         let bytes = base64::engine::general_purpose::STANDARD
             .decode(patch.as_str().unwrap())

@@ -1,15 +1,11 @@
 //! From the flags to a running service.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderValue, header};
-use outrigger_identity::{
-    Anchors, Authorise, ControlPlane, Options, Security, SentryOptions, Service, Source, TokenSource,
-};
+use outrigger_identity::{Authorise, ControlPlane, Options, Security, Service};
 use outrigger_process::End;
-use outrigger_service::{Context, Failure, HealthPages};
-use tokio_util::task::TaskTracker;
+use outrigger_service::{Context, Failure, HealthPages, IdentityRequest};
 use warp::reply::Response;
 
 use crate::config::Config;
@@ -76,40 +72,20 @@ async fn security(context: &mut Context) -> Result<Security, Failure> {
             )));
         }
     };
-    let namespace = context.namespace().to_owned();
-    let control_plane = ControlPlane::new(values.text("trust-domain"), &namespace)?;
+    let control_plane = ControlPlane::new(values.text("trust-domain"), context.namespace())?;
     let mtls = values.bool("tls-enabled");
     if !mtls && !kubernetes {
         return Ok(Security::disabled(control_plane));
     }
-    let address = match values.text("sentry-address") {
-        "" => format!("dapr-sentry.{namespace}.svc:443"),
-        given => given.to_owned(),
-    };
-    let token_file = context.environment.get("DAPR_SENTRY_TOKEN_FILE");
-    let sentry = SentryOptions {
-        address,
-        id: Service::Placement.id().to_owned(),
-        namespace,
-        trust_domain: Some(control_plane.trust_domain().clone()),
-        token: TokenSource::from_environment(token_file, kubernetes),
-        jwt_audiences: Vec::new(),
-        control_plane: control_plane.clone(),
-    };
-    let anchors = Anchors::File(values.text("trust-anchors-file").into());
-    let options = Options {
-        mtls,
-        ..Options::new(control_plane, anchors, Source::Sentry(sentry))
-    };
-    let renewing = TaskTracker::new();
-    let security = Security::start(options, context.stopping.clone(), &renewing).await?;
-    let stop = context.stopping.clone();
-    context.tasks.spawn("identity", End::Expected, async move {
-        stop.cancelled().await;
-        renewing.close();
-        // Renewal is abandoned where it stands; it owns nothing.
-        let _ = tokio::time::timeout(Duration::from_secs(2), renewing.wait()).await;
-        Ok(())
+    if kubernetes {
+        context.refuse_root()?;
+    }
+    let options = context.identity(IdentityRequest {
+        control_plane,
+        service: Service::Placement,
+        sentry: context.given("sentry-address"),
+        anchors: values.text("trust-anchors-file").into(),
+        kubernetes,
     });
-    Ok(security)
+    context.secure(Options { mtls, ..options }).await
 }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_identity::serve::{self, ServeOptions};
-use outrigger_identity::{
-    Anchors, Authorise, ControlPlane, Options, Security, SentryOptions, Service, Source, TokenSource,
-};
+use outrigger_identity::{Authorise, ControlPlane, Options, Security, Service};
 use outrigger_process::End;
 use outrigger_proto::scheduler::v1::scheduler_server::SchedulerServer;
-use outrigger_service::{Context, Failure};
+use outrigger_service::{Context, Failure, IdentityRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -224,40 +222,21 @@ fn own_address() -> String {
 /// Who we are, and mTLS made of it.
 async fn security(context: &mut Context, config: &Config) -> Result<Security, Failure> {
     let values = &context.values;
-    let namespace = context.namespace().to_owned();
-    let control_plane = ControlPlane::new(values.text("trust-domain"), &namespace)?;
+    let control_plane = ControlPlane::new(values.text("trust-domain"), context.namespace())?;
     if !config.tls {
         return Ok(Security::disabled(control_plane));
     }
-    let address = match values.text("sentry-address") {
-        "" => format!("dapr-sentry.{namespace}.svc:443"),
-        given => given.to_owned(),
-    };
-    let token_file = context.environment.get("DAPR_SENTRY_TOKEN_FILE");
-    let sentry = SentryOptions {
-        address,
-        id: Service::Scheduler.id().to_owned(),
-        namespace,
-        trust_domain: Some(control_plane.trust_domain().clone()),
-        token: TokenSource::from_environment(token_file, config.kubernetes),
-        jwt_audiences: Vec::new(),
-        control_plane: control_plane.clone(),
-    };
-    let anchors = Anchors::File(values.text("trust-anchors-file").into());
-    let directory = values.text("identity-directory-write");
-    let options = Options {
-        write_to: (!directory.is_empty()).then(|| directory.into()),
-        ..Options::new(control_plane, anchors, Source::Sentry(sentry))
-    };
-    let renewing = TaskTracker::new();
-    let security = Security::start(options, context.stopping.clone(), &renewing).await?;
-    let stop = context.stopping.clone();
-    context.tasks.spawn("identity", End::Expected, async move {
-        stop.cancelled().await;
-        renewing.close();
-        // Renewal is abandoned where it stands; it owns nothing.
-        let _ = tokio::time::timeout(Duration::from_secs(2), renewing.wait()).await;
-        Ok(())
+    let directory = context.given("identity-directory-write");
+    let options = context.identity(IdentityRequest {
+        control_plane,
+        service: Service::Scheduler,
+        sentry: context.given("sentry-address"),
+        anchors: values.text("trust-anchors-file").into(),
+        kubernetes: config.kubernetes,
     });
-    Ok(security)
+    let options = Options {
+        write_to: directory.map(Into::into),
+        ..options
+    };
+    context.secure(options).await
 }

@@ -39,6 +39,9 @@ pub(crate) async fn start(
         );
         return Ok(Security::disabled(control_plane));
     }
+    if is_kubernetes {
+        outrigger_process::refuse_root(&config.environment).map_err(StartError::new)?;
+    }
     let anchors = anchors(settings).map_err(StartError::new)?;
     if settings.sentry_address.is_empty() {
         return Err(StartError(

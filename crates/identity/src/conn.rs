@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hyper_util::client::legacy::connect::{Connected, Connection};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
@@ -20,12 +21,12 @@ pub struct PeerIdentity {
     pub chain: std::sync::Arc<[CertificateDer<'static>]>,
 }
 
-/// A connection: plain, or TLS.
+/// A connection: plain, or TLS. In hyper's `TokioIo` it serves hyper's clients as well.
 #[derive(Debug)]
 pub enum Conn<S> {
-    /// mTLS is off.
+    /// Not encrypted.
     Plain(S),
-    /// Encrypted, and the peer is verified.
+    /// Encrypted; whether the peer is verified is a matter of who opened it.
     Tls(Box<TlsStream<S>>),
 }
 
@@ -40,6 +41,17 @@ impl<S> Conn<S> {
         match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl<S> Connection for Conn<S> {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Connected::new().negotiated_h2()
+            }
+            _ => Connected::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The trust anchors of an installation, and how they change while a process runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -45,6 +45,8 @@ pub struct Anchor {
 #[derive(Debug, Clone, Default)]
 pub struct TrustBundle {
     anchors: Vec<Anchor>,
+    /// Written once it is asked for.
+    pem: OnceLock<String>,
 }
 
 impl Anchor {
@@ -107,9 +109,14 @@ impl TrustBundle {
     }
 
     /// All roots in PEM.
+    pub fn pem(&self) -> &str {
+        self.pem
+            .get_or_init(|| pem_of(self.anchors.iter().map(|anchor| &anchor.der)))
+    }
+
+    /// The same to keep.
     pub fn to_pem(&self) -> String {
-        let certificates = self.anchors.iter().map(|anchor| &anchor.der);
-        pem_of(certificates)
+        self.pem().to_owned()
     }
 
     /// The roots that are valid at a time: upstream looks at the validity of roots too.
@@ -128,6 +135,7 @@ impl TrustBundle {
     fn add(&mut self, anchor: Anchor) {
         if !self.contains(&anchor) {
             self.anchors.push(anchor);
+            self.pem = OnceLock::new();
         }
     }
 

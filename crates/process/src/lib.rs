@@ -10,6 +10,7 @@ pub mod quote;
 pub mod readiness;
 pub mod signals;
 pub mod tasks;
+pub mod user;
 
 pub use drain::Drain;
 pub use env::Environment;
@@ -17,3 +18,4 @@ pub use metrics::Metrics;
 pub use readiness::Readiness;
 pub use signals::{Signal, Signals};
 pub use tasks::{End, Tasks};
+pub use user::refuse_root;

@@ -55,6 +55,11 @@ impl Context {
         self.environment.non_empty("NAMESPACE").unwrap_or("default")
     }
 
+    /// What a flag of kind `Text` says, unless it is empty.
+    pub fn given(&self, flag: &str) -> Option<String> {
+        Some(self.values.text(flag).to_owned()).filter(|text| !text.is_empty())
+    }
+
     /// The port a flag of kind `Int` names.
     ///
     /// # Errors
@@ -70,16 +75,6 @@ impl Context {
     /// # Errors
     /// If this one does and `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK` is not `true`.
     pub fn refuse_root(&self) -> Result<(), Failure> {
-        use std::os::unix::fs::MetadataExt;
-        if self.environment.get("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK") == Some("true") {
-            return Ok(());
-        }
-        let (uid, gid) = std::fs::metadata("/proc/self").map_or((1, 1), |me| (me.uid(), me.gid()));
-        if uid == 0 || gid == 0 {
-            return Err(Failure(format!(
-                "current user must not be root (UID {uid}, GID {gid}): set runAsNonRoot in the pod's security context, or DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK=true"
-            )));
-        }
-        Ok(())
+        outrigger_process::refuse_root(&self.environment).map_err(Failure::from)
     }
 }

@@ -40,11 +40,13 @@ mod check;
 mod context;
 mod health;
 mod http;
+mod identity;
 mod main_loop;
 mod spec;
 
 pub use context::{Context, Failure};
 pub use health::{HealthPages, not_found};
 pub use http::{BindError, HttpServer, listen};
+pub use identity::IdentityRequest;
 pub use main_loop::run;
 pub use spec::{COMMON_FLAGS, Spec, Threads, VERSION};

@@ -1,5 +1,6 @@
 //! Whom a sidecar does not talk to, and what it says about it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use outrigger_e2e::process::{Daprd, DaprdOptions};
@@ -71,6 +72,34 @@ async fn a_sidecar_that_cannot_prove_who_it_is_does_not_run() {
         "{log}"
     );
     assert!(log.contains("code = PermissionDenied desc = not you"), "{log}");
+}
+
+#[tokio::test]
+async fn in_kubernetes_a_sidecar_does_not_run_as_root() {
+    let me = std::fs::metadata("/proc/self").unwrap();
+    let is_root = me.uid() == 0 || me.gid() == 0;
+    let world = World::new().await;
+    let mut options = world.secure("web", None);
+    options.flags.extend(["--mode", "kubernetes"].map(str::to_owned));
+    // What comes after the check must end it too, whoever runs this test.
+    options.env.retain(|(name, _)| name != "DAPR_TRUST_ANCHORS");
+    for (skip, refused) in [("false", is_root), ("True", is_root), ("true", false)] {
+        let mut options = options.clone();
+        let check = ("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", skip);
+        options.env.push((check.0.into(), check.1.into()));
+        let log = end_of(&world, &options).await;
+        let words = format!(
+            "current user must not be root (UID {}, GID {}): set runAsNonRoot",
+            me.uid(),
+            me.gid()
+        );
+        assert_eq!(log.contains(&words), refused, "{skip}: {log}");
+        assert_eq!(
+            log.contains("trust anchors are required"),
+            !refused,
+            "{skip}: {log}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -242,8 +242,6 @@ pub struct ControlPlaneConfig {
     pub actors_disseminate_timeout: Duration,
     /// `--disable-builtin-k8s-secret-store`
     pub builtin_secret_store_disabled: bool,
-    /// `DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK`
-    pub skip_uid_gid_check: bool,
     /// `DAPR_WORKFLOW_JANITOR_PERIOD`
     pub workflow_janitor_period: Duration,
 }

@@ -10,7 +10,7 @@ use outrigger_proto::internals::v1::{InternalInvokeRequest, ListStringValue, Rem
 use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::actors::reminders::ReminderCall;
 use outrigger_sidecar_core::actors::router::REMOTE;
-use outrigger_sidecar_core::actors::{ActorError, ActorKey};
+use outrigger_sidecar_core::actors::{ActorError, ActorKey, Engine};
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::invoke::access::PeerCaller;
 use outrigger_sidecar_core::invoke::frames::{Direction, FrameReader, FramesBody, PayloadBody};
@@ -155,16 +155,19 @@ impl GrpcApi {
         Ok(request)
     }
 
+    fn engine(&self) -> Result<&Arc<Engine>, Status> {
+        self.core
+            .actors
+            .engine()
+            .map_err(|error| error::to_status(&error))
+    }
+
     async fn call_actor(
         &self,
         reader: FrameReader,
         span: Option<TraceContext>,
     ) -> Result<Response<Body>, Status> {
-        let engine = self
-            .core
-            .actors
-            .engine()
-            .map_err(|error| error::to_status(&error))?;
+        let engine = self.engine()?;
         let request = Self::actor_request(reader).await?;
         let answer = match engine.invoke(request, span).await {
             Ok(answer) => answer,
@@ -179,11 +182,7 @@ impl GrpcApi {
         reader: FrameReader,
         span: Option<TraceContext>,
     ) -> Result<Response<Body>, Status> {
-        let engine = self
-            .core
-            .actors
-            .engine()
-            .map_err(|error| error::to_status(&error))?;
+        let engine = self.engine()?;
         let reminder: Reminder = Self::message(reader).await?;
         let call = ReminderCall {
             actor: ActorKey::new(reminder.actor_type, reminder.actor_id),
@@ -197,10 +196,7 @@ impl GrpcApi {
         };
         match engine.fire_for_peer(call, span).await {
             Ok(()) => Ok(reply::ok(HeaderMap::new(), &(), HeaderMap::new())),
-            Err(error) => {
-                let (code, text) = error.reminder_status();
-                Err(Status::new(tonic::Code::from_i32(code.as_i32()), text))
-            }
+            Err(error) => Err(reminder_failed(&error)),
         }
     }
 
@@ -209,16 +205,12 @@ impl GrpcApi {
         reader: FrameReader,
         span: Option<TraceContext>,
     ) -> Result<Response<Body>, Status> {
-        let engine = self
-            .core
-            .actors
-            .engine()
-            .map_err(|error| error::to_status(&error))?;
+        let engine = self.engine()?;
         let request = Self::actor_request(reader).await?;
-        let answers = engine.stream(request, span).await.map_err(|error| {
-            let (code, text) = error.reminder_status();
-            Status::new(tonic::Code::from_i32(code.as_i32()), text)
-        })?;
+        let answers = engine
+            .stream(request, span)
+            .await
+            .map_err(|error| reminder_failed(&error))?;
         Ok(reply::stream(answers.map(|answer| {
             answer.map_err(|error| actors::call_failed(&error))
         })))
@@ -304,6 +296,11 @@ impl GrpcApi {
 }
 
 /// A call that did not reach the app.
+fn reminder_failed(error: &ActorError) -> Status {
+    let (code, text) = error.reminder_status();
+    Status::new(tonic::Code::from_i32(code.as_i32()), text)
+}
+
 fn app_failed(error: &InvokeError) -> Status {
     Status::internal(format!("error invoking app channel: {error}"))
 }

@@ -9,16 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use outrigger_identity::Conn;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::tls::{ClientTls, SystemRoots};
 
@@ -100,12 +98,11 @@ impl Connector {
         let stream = TcpStream::connect((bare, port)).await?;
         stream.set_nodelay(true)?;
         if !tls {
-            return Ok(Stream::Plain(TokioIo::new(stream)));
+            return Ok(TokioIo::new(Conn::Plain(stream)));
         }
         let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
-        Ok(Stream::Tls(Box::new(TokioIo::new(
-            self.tls.connect(name, stream).await?,
-        ))))
+        let stream = self.tls.connect(name, stream).await?;
+        Ok(TokioIo::new(Conn::Tls(Box::new(stream.into()))))
     }
 }
 
@@ -162,12 +159,7 @@ impl ServerCertVerifier for AcceptAny {
 }
 
 /// A connection to the app.
-pub(crate) enum Stream {
-    /// TCP
-    Plain(TokioIo<TcpStream>),
-    /// TLS over TCP
-    Tls(Box<TokioIo<TlsStream<TcpStream>>>),
-}
+type Stream = TokioIo<Conn<TcpStream>>;
 
 impl tower::Service<Uri> for Connector {
     type Response = Stream;
@@ -188,71 +180,5 @@ impl tower::Service<Uri> for Connector {
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             }
         })
-    }
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        match self {
-            Self::Plain(_) => Connected::new(),
-            Self::Tls(stream) => {
-                let h2 = stream.inner().get_ref().1.alpn_protocol() == Some(b"h2");
-                if h2 {
-                    Connected::new().negotiated_h2()
-                } else {
-                    Connected::new()
-                }
-            }
-        }
-    }
-}
-
-impl Read for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-        }
     }
 }

@@ -296,7 +296,6 @@ impl Builder<'_> {
             scheduler_job_streams: values.uint("scheduler-job-streams"),
             actors_disseminate_timeout: disseminate,
             builtin_secret_store_disabled: values.bool("disable-builtin-k8s-secret-store"),
-            skip_uid_gid_check: env.get("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK") == Some("true"),
             workflow_janitor_period: self
                 .env_duration("DAPR_WORKFLOW_JANITOR_PERIOD", Duration::from_secs(20)),
         }

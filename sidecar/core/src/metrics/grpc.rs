@@ -2,9 +2,11 @@
 //!
 //! Sizes are those of the messages, without the five bytes in front of each.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -18,6 +20,8 @@ use crate::invoke::frames::GRPC_STATUS;
 
 /// What stands before a message.
 const PREFIX: u64 = 5;
+/// Calls whose series are found at once; the series of others are looked for by their labels.
+const MAX_KNOWN: usize = 1000;
 
 /// Both ways of gRPC; nothing is recorded by the default.
 #[derive(Clone, Default)]
@@ -35,6 +39,39 @@ struct Side {
     sent: Histogram,
     latency: Histogram,
     completed: Counter,
+    hasher: RandomState,
+    known: RwLock<HashMap<u64, Known>>,
+}
+
+/// The series of a method and a status.
+struct Known {
+    path: Box<str>,
+    code: i32,
+    series: Series,
+}
+
+struct Series {
+    received: Option<prometheus::Histogram>,
+    sent: Option<prometheus::Histogram>,
+    latency: Option<prometheus::Histogram>,
+    completed: Option<prometheus::Counter>,
+}
+
+impl Series {
+    fn record(&self, received: f64, sent: f64, elapsed: f64) {
+        for (series, value) in [
+            (&self.received, received),
+            (&self.sent, sent),
+            (&self.latency, elapsed),
+        ] {
+            if let Some(series) = series {
+                series.observe(value);
+            }
+        }
+        if let Some(completed) = &self.completed {
+            completed.inc();
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +91,34 @@ impl Side {
             sent: metrics.histogram(&name("sent_bytes_per_rpc"), &both[..1], Buckets::Size)?,
             latency: metrics.histogram(&name(latency), &both, Buckets::Latency)?,
             completed: metrics.counter(&name("completed_rpcs"), &both)?,
+            hasher: RandomState::new(),
+            known: RwLock::default(),
         })
+    }
+
+    fn record(&self, path: &str, code: i32, received: f64, sent: f64, elapsed: f64) {
+        let key = self.hasher.hash_one((path, code));
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let has_room = known.len() < MAX_KNOWN;
+        if let Some(found) = known.get(&key)
+            && (*found.path == *path && found.code == code)
+        {
+            return found.series.record(received, sent, elapsed);
+        }
+        drop(known);
+        let status = GrpcCode::from_i32(code).name();
+        let series = Series {
+            received: self.received.series(&[path]),
+            sent: self.sent.series(&[path]),
+            latency: self.latency.series(&[path, status]),
+            completed: self.completed.series(&[path, status]),
+        };
+        series.record(received, sent, elapsed);
+        if has_room {
+            let path = path.into();
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.insert(key, Known { path, code, series });
+        }
     }
 }
 
@@ -173,7 +237,6 @@ impl Recorded {
 impl Drop for Recorded {
     fn drop(&mut self) {
         let code = i32::try_from(self.code.load(Ordering::Relaxed)).unwrap_or(2);
-        let status = GrpcCode::from_i32(code).name();
         let elapsed = self.started.elapsed().as_millis() as f64;
         let size = |count: &AtomicU64| count.load(Ordering::Relaxed).saturating_sub(PREFIX) as f64;
         let (request, response) = (size(&self.request), size(&self.response));
@@ -181,16 +244,13 @@ impl Drop for Recorded {
             Role::Server => (&self.families.server, request, response),
             Role::Client => (&self.families.client, response, request),
             Role::Probe => {
+                let status = GrpcCode::from_i32(code).name();
                 self.families.probes.inc(&[status]);
                 self.families.probe_latency.observe(&[status], elapsed);
                 return;
             }
         };
-        let path = &*self.path;
-        side.received.observe(&[path], received);
-        side.sent.observe(&[path], sent);
-        side.latency.observe(&[path, status], elapsed);
-        side.completed.inc(&[path, status]);
+        side.record(&self.path, code, received, sent, elapsed);
     }
 }
 
