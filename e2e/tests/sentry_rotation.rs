@@ -28,30 +28,45 @@ const CONFIG: &str = "
 apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata: {name: conf}
-spec: {mtls: {enabled: true, workloadCertTTL: 16s, allowedClockSkew: 1s}}
+spec: {mtls: {enabled: true, workloadCertTTL: <ttl>s, allowedClockSkew: 1s}}
 ";
+
+/// A change of roots to be lived through.
+struct Change {
+    /// Lifetime of workload certificates in seconds, and so the length of a phase.
+    ttl: u64,
+    /// Lifetime of the authority in seconds: it is changed by sentry itself after two thirds. `None`: it is asked for.
+    authority: Option<u64>,
+    /// Sentry is killed at each step.
+    kill: bool,
+}
 
 /// Sentry on a fixed port with its files in a folder, to be killed and started again.
 struct Sentry {
     dir: std::path::PathBuf,
     ports: [Port; 3],
+    more: Vec<String>,
     running: Running,
 }
 
 impl Sentry {
-    fn start(dir: &Path) -> Self {
+    fn start(dir: &Path, change: &Change) -> Self {
         std::fs::create_dir_all(dir.join("credentials")).expect("a folder");
-        std::fs::write(dir.join("config.yaml"), CONFIG).expect("a file");
+        let config = CONFIG.replace("<ttl>", &change.ttl.to_string());
+        std::fs::write(dir.join("config.yaml"), config).expect("a file");
         let ports = [free_port(), free_port(), free_port()];
-        let running = Self::run(dir, &ports);
+        let life = change.authority.map(|seconds| format!("--issuer-ttl={seconds}s"));
+        let more: Vec<String> = life.into_iter().collect();
+        let running = Self::run(dir, &ports, &more);
         Self {
             dir: dir.to_path_buf(),
             ports,
+            more,
             running,
         }
     }
 
-    fn run(dir: &Path, ports: &[Port; 3]) -> Running {
+    fn run(dir: &Path, ports: &[Port; 3], more: &[String]) -> Running {
         let number = |at: usize| ports[at].number().to_string();
         Program::new("sentry", &binary("sentry"), dir)
             .args(["--issuer-credentials=credentials", "--config=config.yaml"])
@@ -64,6 +79,7 @@ impl Sentry {
                 &number(2),
             ])
             .args(["--listen-address=127.0.0.1"])
+            .args(more.iter().cloned())
             .start()
     }
 
@@ -112,7 +128,7 @@ impl Sentry {
     /// Kills it in the middle of whatever it does, and starts it again.
     fn kill_and_restart(&mut self) {
         self.running.kill();
-        self.running = Self::run(&self.dir, &self.ports);
+        self.running = Self::run(&self.dir, &self.ports, &self.more);
     }
 }
 
@@ -215,11 +231,11 @@ async fn newcomer_calls(id: &str, sentry: &Sentry, roots: &str, dir: &Path, name
     assert_eq!((answer.status, text.as_str()), (200, "fine"), "{id}");
 }
 
-async fn change_roots(kill: bool) {
+async fn change_roots(change: Change) {
     let _alone = exclusive("sentry-rotation").await;
     let dir = tempfile::tempdir().expect("a temporary folder");
     let names = dir.path().join("names.db");
-    let mut sentry = Sentry::start(&dir.path().join("sentry"));
+    let mut sentry = Sentry::start(&dir.path().join("sentry"), &change);
     let old = sentry.roots().await;
     let app = app().await;
     let target = sidecar("target", Some(app.port()), &sentry, &old, &names);
@@ -234,11 +250,13 @@ async fn change_roots(kill: bool) {
         .map(|_| tokio::spawn(client(caller.http_port(), Arc::clone(&load))))
         .collect();
     let started = Instant::now();
-    sentry.tool("rotate");
-
+    if change.authority.is_none() {
+        sentry.tool("rotate");
+    }
     let mut seen: Vec<String> = Vec::new();
     let mut newcomer = 0;
-    let deadline = started + Duration::from_secs(120);
+    let length = change.authority.unwrap_or_default() + 4 * change.ttl + 60;
+    let deadline = started + Duration::from_secs(length);
     // Until the change is over and every certificate of before has been renewed.
     while !(sentry.phase().is_none() && sentry.file("ca.crt").is_some_and(|roots| roots != old)) {
         assert!(
@@ -248,7 +266,7 @@ async fn change_roots(kill: bool) {
         );
         if let Some(phase) = sentry.phase().filter(|phase| seen.last() != Some(phase)) {
             seen.push(phase.clone());
-            if kill {
+            if change.kill {
                 sentry.kill_and_restart();
             }
             if phase == "distribute" || phase == "switch" {
@@ -261,13 +279,15 @@ async fn change_roots(kill: bool) {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    if kill {
+    if change.kill {
         sentry.kill_and_restart();
     }
     let new = sentry.roots().await;
     newcomer_calls("new-last", &sentry, &new, dir.path(), &names).await;
-    newcomer_calls("old-last", &sentry, &old, dir.path(), &names).await;
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    if change.authority.is_none() {
+        newcomer_calls("old-last", &sentry, &old, dir.path(), &names).await;
+    }
+    tokio::time::sleep(Duration::from_secs(change.ttl * 3 / 4)).await;
     load.stop.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.expect("a client does not panic");
@@ -292,6 +312,10 @@ async fn change_roots(kill: bool) {
         assert!(seen.iter().any(|seen| seen == phase), "{seen:?}");
     }
     assert_eq!(blocks(&new).len(), 1, "the old root is withdrawn");
+    if change.authority.is_some() {
+        // What the old issuer certified ended with it.
+        return;
+    }
     let status: Value = serde_json::from_str(&sentry.tool("status")).expect("the status is JSON");
     assert!(
         status["rotation"].is_null() && status["authority"]["madeBySentry"] == true,
@@ -318,11 +342,36 @@ async fn change_roots(kill: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_fails_while_the_root_is_changed() {
-    change_roots(false).await;
+async fn no_request_fails_while_sentry_renews_its_expiring_authority_by_itself() {
+    // Two phases of 8 and 9 s, begun at 40 s, are over before the old authority is.
+    change_roots(Change {
+        ttl: 8,
+        authority: Some(60),
+        kill: false,
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_while_the_root_is_changed_and_sentry_is_killed_at_each_step() {
-    change_roots(true).await;
+    change_roots(Change {
+        ttl: 16,
+        authority: None,
+        kill: true,
+    })
+    .await;
+}
+
+/// The same for longer, with certificates that live two minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "ten minutes: cargo test -p outrigger-e2e --test sentry_rotation -- --ignored"]
+async fn no_request_fails_while_the_root_is_changed_slowly_with_and_without_sentry_killed() {
+    for kill in [false, true] {
+        change_roots(Change {
+            ttl: 120,
+            authority: None,
+            kill,
+        })
+        .await;
+    }
 }

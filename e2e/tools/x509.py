@@ -1,9 +1,9 @@
 """Reads certificates with a library that shares nothing with ours (Python's `cryptography`).
 
 Standard input: a JSON array of PEM texts. Standard output: for each, an array of what its certificates say, in the form of
-the recorded vectors, with `not_after` (seconds since 1970) and `public_key` added. A key of a known name is checked for a
-chain too: {"chain": PEM, "roots": PEM, "at": seconds} answers null or why the leaf does not verify, by the rules of a
-SPIFFE verifier (any root, no host name, exactly one URI).
+the recorded vectors, with `not_after` (seconds since 1970) and `public_key` added. An object {"chain": PEM, "roots": PEM,
+"at": seconds} answers null or why the leaf does not verify, by the rules of a SPIFFE verifier (any root, no host name,
+exactly one URI); with "library": true it is the library's own verifier that answers, path length included.
 """
 
 import datetime
@@ -13,6 +13,7 @@ import sys
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509 import verification
 
 USAGES = [
     "digital_signature",
@@ -114,18 +115,44 @@ def verify(chain, roots, at):
         following = [c for c in chain[1:] if c not in seen and signed(path, c)]
         if not following:
             return "no root that is trusted signed it"
-        constraints = following[0].extensions.get_extension_for_class(x509.BasicConstraints).value
+        try:
+            constraints = following[0].extensions.get_extension_for_class(x509.BasicConstraints).value
+        except x509.ExtensionNotFound:
+            return "an issuer is no authority"
         if not constraints.ca:
             return "an issuer is no authority"
+        if constraints.path_length is not None and len(seen) - 1 > constraints.path_length:
+            return "the chain is longer than an issuer allows"
         path = following[0]
         seen.append(path)
     return "not valid at that time"
+
+
+def verify_by_library(chain, roots, at):
+    chain = x509.load_pem_x509_certificates(chain.encode())
+    roots = x509.load_pem_x509_certificates(roots.encode())
+    # What a certificate may be used for and which key identifiers it has differ from the web's rules in Dapr; an
+    # authority must still be one, and the leaf must have a name.
+    needed = verification.Criticality.AGNOSTIC
+    authorities = verification.ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, needed, None)
+    leaves = verification.ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, needed, None)
+    builder = verification.PolicyBuilder().store(verification.Store(roots))
+    builder = builder.time(datetime.datetime.fromtimestamp(at, datetime.timezone.utc).replace(tzinfo=None))
+    builder = builder.extension_policies(ca_policy=authorities, ee_policy=leaves)
+    try:
+        verified = builder.build_client_verifier().verify(chain[0], chain[1:])
+    except verification.VerificationError as error:
+        return str(error)
+    names = [name.value for name in verified.subjects or []]
+    return None if len(names) == 1 or names[0].startswith("spiffe://") else f"names: {names}"
 
 
 answers = []
 for item in json.load(sys.stdin):
     if isinstance(item, str):
         answers.append([show(c) for c in x509.load_pem_x509_certificates(item.encode())])
+    elif item.get("library"):
+        answers.append(verify_by_library(item["chain"], item["roots"], item["at"]))
     else:
         answers.append(verify(item["chain"], item["roots"], item["at"]))
 json.dump(answers, sys.stdout)

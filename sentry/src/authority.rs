@@ -157,7 +157,16 @@ impl Authority {
         let bundle = &current.bundle;
         let authority = bundle.authority();
         let now = SystemTime::now();
-        let validity = Validity::around(now, self.settings.skew, self.settings.ttl);
+        let end = bundle.not_after();
+        if end <= now {
+            return Err(SignError::Sign(
+                "the certificate authority has expired; replace it, or correct the clock of this machine"
+                    .to_owned(),
+            ));
+        }
+        let mut validity = Validity::around(now, self.settings.skew, self.settings.ttl);
+        // Nobody accepts it for longer: told so, its owner comes back in time.
+        validity.not_after = validity.not_after.min(end);
         // An empty sequence: the id is among the names.
         let subject = Subject {
             name: &[0x30, 0],

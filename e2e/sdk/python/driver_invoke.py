@@ -1,5 +1,6 @@
 """Service invocation: HTTP and gRPC, to apps of both kinds, and gRPC proxying."""
 
+import asyncio
 import json
 
 import grpc
@@ -38,6 +39,16 @@ def _(client):
         equal(got["caller"], "py-driver")
         equal(got["body"], "" if verb == "GET" else '{"n":1}')
         equal(dict(answer.headers)["x-answer"], ["yes"] if isinstance(dict(answer.headers)["x-answer"], list) else "yes")
+
+
+@check("invoke over HTTP: asynchronously")
+def _(client):
+    call = client.invoke_method_async(
+        "py-fastapi", "echo/a", '{"n":2}', content_type="application/json", http_verb="POST"
+    )
+    answer = asyncio.run(call)
+    equal(answer.status_code, 200)
+    equal(json.loads(answer.data)["body"], '{"n":2}')
 
 
 @check("invoke over HTTP: bytes stay what they are")
