@@ -79,12 +79,15 @@ async fn in_kubernetes_a_sidecar_does_not_run_as_root() {
     let me = std::fs::metadata("/proc/self").unwrap();
     let is_root = me.uid() == 0 || me.gid() == 0;
     let world = World::new().await;
-    let mut options = world.secure("web", None);
-    options.flags.extend(["--mode", "kubernetes"].map(str::to_owned));
-    // What comes after the check must end it too, whoever runs this test.
-    options.env.retain(|(name, _)| name != "DAPR_TRUST_ANCHORS");
-    for (skip, refused) in [("false", is_root), ("True", is_root), ("true", false)] {
-        let mut options = options.clone();
+    for (app_id, skip, refused) in [
+        ("a", "false", is_root),
+        ("b", "True", is_root),
+        ("c", "true", false),
+    ] {
+        let mut options = world.secure(app_id, None);
+        options.flags.extend(["--mode", "kubernetes"].map(str::to_owned));
+        // What comes after the check must end it too, whoever runs this test.
+        options.env.retain(|(name, _)| name != "DAPR_TRUST_ANCHORS");
         let check = ("DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK", skip);
         options.env.push((check.0.into(), check.1.into()));
         let log = end_of(&world, &options).await;
