@@ -5,6 +5,7 @@
 //! Everything here panics with a clear text when the machine lacks something: a test that quietly skips itself
 //! proves nothing.
 
+pub mod actors;
 pub mod ask;
 pub mod grpc;
 pub mod http;

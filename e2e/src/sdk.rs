@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::process::{Daprd, DaprdOptions, Port, Program, RedisServer, Running, free_port};
+use crate::services::{RunningService, Service};
 
 /// How long a driver may take for all its checks.
 const DRIVER_LIMIT: Duration = Duration::from_secs(240);
@@ -63,9 +64,12 @@ pub struct World {
     resources: Vec<String>,
     config: String,
     env: Vec<(String, String)>,
+    flags: Vec<String>,
     sidecars: Vec<Sidecar>,
+    /// The control plane.
+    services: Vec<RunningService>,
     /// Ends last.
-    _redis: RedisServer,
+    redis: RedisServer,
 }
 
 /// A sidecar, and its app if it has one. Dropping it ends both, the app first.
@@ -119,15 +123,18 @@ impl World {
         // A long interval: with the default of 5 s an entry lapses when a busy machine renews it a second late.
         let config = format!(
             "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: sdk}}\nspec:\n  nameResolution:\n    \
-             component: sqlite\n    version: v1\n    configuration: {{connectionString: \"{names}\", updateInterval: 60s}}\n"
+             component: sqlite\n    version: v1\n    configuration: {{connectionString: \"{names}\", updateInterval: 60s}}\n  \
+             features:\n  - {{name: ActorStateTTL, enabled: true}}\n"
         );
         Self {
             dir,
             resources,
             config,
             env: Vec::new(),
+            flags: Vec::new(),
             sidecars: Vec::new(),
-            _redis: redis,
+            services: Vec::new(),
+            redis,
         }
     }
 
@@ -135,6 +142,31 @@ impl World {
     #[must_use]
     pub fn with_env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts placement and scheduler and makes sidecars use them; actors keep their state in Redis.
+    ///
+    /// # Panics
+    /// If a service does not come up.
+    pub async fn with_actors(mut self) -> Self {
+        for (name, flag) in [
+            ("placement", "--placement-host-address"),
+            ("scheduler", "--scheduler-host-address"),
+        ] {
+            let service = Service::named(name).expect("the service exists");
+            let dir = self.dir.path().join(name);
+            std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("cannot make {}: {e}", dir.display()));
+            let mut running = RunningService::start(service, &dir, &[], &[]);
+            running.wait_ready().await;
+            self.flags
+                .extend([flag.to_owned(), format!("127.0.0.1:{}", running.port(0))]);
+            self.services.push(running);
+        }
+        let address = format!("127.0.0.1:{}", self.redis.port());
+        let settings = [("redisHost", address.as_str()), ("actorStateStore", "true")];
+        self.resources
+            .push(component("actorstore", "state.redis", &settings));
         self
     }
 
@@ -157,13 +189,21 @@ impl World {
     /// # Panics
     /// If one does not come up.
     pub async fn app(&mut self, app_id: &str, app: &App) {
+        self.instance(app_id, app_id, app).await;
+    }
+
+    /// As [`World::app`], one of several with the same app id; `name` tells their folders apart.
+    ///
+    /// # Panics
+    /// If one does not come up.
+    pub async fn instance(&mut self, app_id: &str, name: &str, app: &App) {
         let port = free_port();
         let options = DaprdOptions {
             app_port: Some(port.number()),
             app_protocol: Some(app.protocol.to_owned()),
             ..self.options(app_id)
         };
-        let dir = self.dir.path().join(app_id);
+        let dir = self.dir.path().join(name);
         let daprd = Daprd::start(&options, &dir);
         let program = Program::new(&format!("app-{app_id}"), &app.program, &dir)
             .args(app.args.iter().cloned())
@@ -186,6 +226,7 @@ impl World {
             resources: self.resources.clone(),
             config: Some(self.config.clone()),
             env: vec![("DAPR_HOST_IP".to_owned(), "127.0.0.1".to_owned())],
+            flags: self.flags.clone(),
             ..DaprdOptions::default()
         }
     }

@@ -29,3 +29,24 @@ async fn every_call_of_the_javascript_sdk_is_served() {
     world.ended("js-ending-http").await;
     world.ended("js-ending-grpc").await;
 }
+
+#[tokio::test]
+async fn actors_of_the_javascript_sdk_work_on_two_hosts() {
+    let modules = installed(".cache/npm/node_modules").display().to_string();
+    let script = |name: &str| root().join("e2e/sdk/js").join(name).display().to_string();
+    let node = PathBuf::from("node");
+    let world = World::start(&[]).await.with_env("NODE_PATH", &modules);
+    let mut world = world.with_actors().await;
+    let app = App {
+        protocol: "http",
+        program: node.clone(),
+        args: vec![script("app_actors.js")],
+    };
+    for instance in ["js-actors-1", "js-actors-2"] {
+        world.instance("js-actors", instance, &app).await;
+    }
+    world.sidecar("js-driver").await;
+    world
+        .drive("js-driver", &node, &[script("driver_actors.js")], 8)
+        .await;
+}

@@ -42,3 +42,29 @@ async fn every_call_of_the_python_sdk_is_served() {
     world.drive("py-driver", &python, &args, 40).await;
     world.ended("py-ending").await;
 }
+
+#[tokio::test]
+async fn actors_of_the_python_sdk_work_over_each_of_its_extensions() {
+    let python = installed(".cache/venv/bin/python");
+    let script = |name: &str| root().join("e2e/sdk/python").join(name).display().to_string();
+    let mut world = World::start(&[]).await.with_actors().await;
+    // Two hosts of one app: the actors of FastCounter are shared between them.
+    for (app_id, instance, kind, name, protocol) in [
+        ("py-fast", "py-fast-1", "fastapi", "FastCounter", "http"),
+        ("py-fast", "py-fast-2", "fastapi", "FastCounter", "http"),
+        ("py-flask", "py-flask", "flask", "FlaskCounter", "http"),
+        ("py-stream", "py-stream", "grpc", "StreamCounter", "grpc"),
+    ] {
+        let app = App {
+            protocol,
+            program: python.clone(),
+            args: vec![script("app_actors.py"), kind.to_owned(), name.to_owned()],
+        };
+        world.instance(app_id, instance, &app).await;
+    }
+    world.sidecar("py-driver").await;
+    let args = ["driver_actors.py", "FastCounter", "FlaskCounter", "StreamCounter"];
+    let mut args = args.map(str::to_owned);
+    args[0] = script(&args[0]);
+    world.drive("py-driver", &python, &args, 25).await;
+}

@@ -39,7 +39,8 @@ pub enum Effect {
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The sidecar closed its side: it has let go of everything.
+    /// The sidecar closed its side. One that keeps leases has let go of everything only if it withdrew before: client
+    /// libraries close their side after any error, too.
     InOrder,
     /// It broke; what the sidecar does now is not known.
     Broken,
@@ -54,6 +55,8 @@ struct Stream {
     lease_end: Option<Moment>,
     /// Its types changed since the last completed round.
     changed: bool,
+    /// It has no types and acknowledged a table without it: it holds nothing.
+    withdrawn: bool,
     /// The round may move its actors: its acknowledgements are waited for.
     voter: bool,
     /// The step it acknowledged last in this round.
@@ -171,12 +174,18 @@ impl Namespace {
     /// A sidecar is back on another stream while the lease of its last one may run: nothing moves, and the round under
     /// way must not go on without it.
     fn resume(&mut self, now: Moment, before: StreamId, id: StreamId, host: Host, fx: &mut Vec<Effect>) {
+        // Its lease runs on; until the first answer on this stream nothing else tells of it.
+        let of_stream = self.streams.get(&before).and_then(|stream| stream.lease_end);
+        let held = of_stream.max(self.lost.get(&before).map(|lost| lost.until));
         if self.drop_stream(now, before, Ending::InOrder) {
             fx.push(Effect::Close(before, Status::superseded()));
         }
         self.lost.remove(&before);
         self.removals.remove(&before);
         self.members.hand_over(before, id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.lease_end = stream.lease_end.max(held);
+        }
         self.tally.add(&self.streams[&id]);
         let changed = self.take_report(id, host);
         if changed || self.phase != Phase::Idle {
@@ -235,6 +244,9 @@ impl Namespace {
         self.forget(id);
         if !host.entities.is_empty() {
             self.take_up(id, host);
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.withdrawn = false;
+            }
         }
         true
     }
@@ -269,6 +281,8 @@ impl Namespace {
         if let Some((due, _)) = stream.owes {
             self.owing.remove(&(due, id));
         }
+        let released_all = stream.withdrawn || stream.lease_end.is_none();
+        let ending = if released_all { ending } else { Ending::Broken };
         if self.waiting.remove(&id).is_none() {
             self.tally.remove(&stream);
         } else if ending == Ending::Broken && now < self.hold_until {

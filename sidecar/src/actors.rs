@@ -7,6 +7,7 @@ use outrigger_identity::{Security, Service};
 use outrigger_process::readiness::Target;
 use outrigger_resiliency::Resiliency;
 use outrigger_sidecar_core::Identity;
+use outrigger_sidecar_core::actors::metrics::ActorObserver;
 use outrigger_sidecar_core::actors::peers::GrpcPeers;
 use outrigger_sidecar_core::actors::placement::GrpcPlacement;
 use outrigger_sidecar_core::actors::store::ComponentActorStores;
@@ -31,6 +32,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) max_message: usize,
     pub(crate) state_ttl: bool,
     pub(crate) tasks: TaskTracker,
+    /// `None` with metrics off.
+    pub(crate) observer: Option<Arc<dyn ActorObserver>>,
 }
 
 /// The engine; `None` without a placement service.
@@ -51,7 +54,7 @@ pub(crate) fn engine(parts: Parts<'_>) -> Option<Arc<Engine>> {
         stores: Arc::new(ComponentActorStores(parts.components)),
         resiliency: parts.resiliency,
         tasks: parts.tasks,
-        observer: None,
+        observer: parts.observer,
     }))
 }
 

@@ -257,6 +257,7 @@ pub(crate) async fn build(
         max_message,
         state_ttl: configuration.spec.enabled_features().contains(&"ActorStateTTL"),
         tasks: tasks.clone(),
+        observer: metrics.is_enabled().then(|| metrics.actors.observer()),
     });
     let invoker = Invoker::new(InvokerParts {
         identity: identity.clone(),

@@ -226,6 +226,9 @@ impl Namespace {
         if stream.acked == Some(step) {
             return;
         }
+        if current == Some(Step::Update) && step == Step::Update && self.members.get(id).is_none() {
+            stream.withdrawn = true;
+        }
         self.tally.remove(stream);
         stream.acked = Some(step);
         self.tally.add(stream);

@@ -249,9 +249,13 @@ impl Host {
         for id in moving {
             self.turns.remove(&id);
         }
+        let holds_any = pending
+            .iter()
+            .any(|(_, table)| table.hosts().iter().any(|host| *host.address == *self.name));
         self.draining = None;
         self.ack(3, version, acts);
-        if self.leaving {
+        // A table that was made before this host withdrew still names it: that is not the one to leave by.
+        if self.leaving && !holds_any {
             acts.push(Act::Leave);
         }
     }

@@ -788,11 +788,12 @@ impl World {
         if !self.hosts[host].alive || self.hosts[host].leaving {
             return;
         }
-        match self.rng.random_range(0..3) {
+        match self.rng.random_range(0..4) {
             0 => {
                 self.hosts[host].acks = false;
                 return self.after(length, Event::Behave(host));
             }
+            3 => return self.hang_up(host),
             1 if self.hosts[host].conn.is_some() => self.hosts[host].leaving = true,
             _ => {
                 let count = self.rng.random_range(1..=3);
@@ -803,6 +804,17 @@ impl World {
         if let Some(id) = self.hosts[host].conn {
             self.send_up(id, report);
         }
+    }
+
+    /// A client library closes its side of the stream after an error, though the host goes on under its lease.
+    fn hang_up(&mut self, host: usize) {
+        let Some(id) = self.hosts[host].conn.take() else {
+            return;
+        };
+        self.conns[id.0].down = false;
+        self.tell_up(id, Ending::InOrder);
+        let pause = self.rng.random_range(20..2000) * MS;
+        self.after(pause, Event::Connect(host));
     }
 }
 

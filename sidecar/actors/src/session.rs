@@ -34,6 +34,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const SEND_LIMIT: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before the next attempt, in milliseconds; the actual one is drawn between.
 const PAUSE: (u64, u64) = (250, 750);
+/// The same while a lease runs on: there is little time to find the next leader before every actor ends.
+const URGENT_PAUSE: (u64, u64) = (200, 500);
 /// Failed rounds through all replicas after which pauses no longer grow.
 const MAX_GROWTH: u32 = 3;
 
@@ -76,7 +78,7 @@ pub(crate) async fn run(
             break;
         }
         failed = failed.saturating_add(1);
-        let pause = pause(failed, connector.replicas(), end.not_leader);
+        let pause = pause(failed, connector.replicas(), end.not_leader, lease.runs());
         engine.observer.report_failed(&end.reason);
         // Followers refuse as a matter of course; what comes after a whole round of refusals is worth knowing.
         if failed.is_multiple_of(connector.replicas().max(1)) || !end.not_leader {
@@ -130,11 +132,14 @@ async fn first_registration(engine: &Engine) {
 
 /// A stream that worked is opened again at once, another replica asked at once instead of one that is no leader;
 /// after a round through all of them without success there are pauses, growing a little.
-fn pause(failed: usize, replicas: usize, not_leader: bool) -> Duration {
+fn pause(failed: usize, replicas: usize, not_leader: bool, urgent: bool) -> Duration {
     let replicas = replicas.max(1);
     let rounds = u32::try_from(failed / replicas).unwrap_or(u32::MAX);
-    if not_leader && !failed.is_multiple_of(replicas) {
+    if (not_leader || urgent) && !failed.is_multiple_of(replicas) {
         return Duration::ZERO;
+    }
+    if urgent {
+        return Duration::from_millis(rand::rng().random_range(URGENT_PAUSE.0..=URGENT_PAUSE.1));
     }
     let millis = rand::rng().random_range(PAUSE.0..=PAUSE.1);
     Duration::from_millis(millis) * (1 + rounds.min(MAX_GROWTH))

@@ -7,6 +7,7 @@
 //!
 //! The families of the blocks that every sidecar has are modules here; others may live with their block.
 
+mod actors;
 mod component;
 mod family;
 mod grpc;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use outrigger_resources::configuration::MetricsSpec;
 use prometheus::Registry;
 
+pub use actors::ActorMetrics;
 pub use component::{ComponentMetrics, IngressStatus, Operations};
 pub use family::{Counter, Gauge, Histogram, MetricsError};
 pub use grpc::{GrpcMetrics, MeasuredBody};
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub component: ComponentMetrics,
     /// The sidecar itself, service invocation, policies, errors.
     pub runtime: RuntimeMetrics,
+    /// Actors.
+    pub actors: ActorMetrics,
 }
 
 impl Metrics {
@@ -98,6 +102,7 @@ impl Metrics {
             grpc: GrpcMetrics::new(&bare)?,
             component: ComponentMetrics::new(&bare, namespace)?,
             runtime: RuntimeMetrics::new(&bare, settings.record_error_codes.unwrap_or(false))?,
+            actors: ActorMetrics::new(&bare)?,
             ..bare
         })
     }

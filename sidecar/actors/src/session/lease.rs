@@ -127,14 +127,17 @@ impl LeaseWatch {
     /// The stream is gone. Whether the lease goes on without it.
     pub(super) fn stream_ended(&mut self) -> bool {
         match &mut self.mode {
-            Mode::Granted(granted) => {
-                granted.sent.clear();
-                granted.until.is_some_and(|until| until > Instant::now())
-            }
-            _ => {
-                self.mode = Mode::None;
-                false
-            }
+            Mode::Granted(granted) => granted.sent.clear(),
+            _ => self.mode = Mode::None,
+        }
+        self.runs()
+    }
+
+    /// Whether a lease that was granted runs.
+    pub(super) fn runs(&self) -> bool {
+        match &self.mode {
+            Mode::Granted(granted) => granted.until.is_some_and(|until| until > Instant::now()),
+            _ => false,
         }
     }
 

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 
@@ -31,6 +32,9 @@ const REPORTS: usize = 32;
 const LARGEST_ORDER: usize = 256 << 20;
 const WINDOW: u32 = 4 << 20;
 const LEASE: &str = "outrigger-lease-ms";
+/// Says that this sidecar keeps leases. Must come with the request: a new leader waits for leases of its predecessor only
+/// in namespaces where somebody may hold one.
+const KEEPS_LEASES: &str = "outrigger-lease";
 const NOT_LEADER: &str = "is not a leader";
 
 /// Finds replicas and opens streams to them.
@@ -118,9 +122,12 @@ impl PlacementConnector for GrpcPlacement {
         }
         tracing::debug!(target: "dapr.runtime.actors.placement", "connected to the placement service at {target}");
         let opening = async move {
+            let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
+            let yes = MetadataValue::from_static("1");
+            request.metadata_mut().insert(KEEPS_LEASES, yes);
             PlacementClient::new(channel)
                 .max_decoding_message_size(LARGEST_ORDER)
-                .report_dapr_status(ReceiverStream::new(outgoing))
+                .report_dapr_status(request)
                 .await
         };
         let state = Orders::Opening(opening.boxed());

@@ -247,6 +247,13 @@ impl Gauge {
             series.set(value);
         }
     }
+
+    /// Adds to the value; negative numbers take away.
+    pub fn add(&self, labels: &[&str], change: f64) {
+        if let Some(series) = self.series(labels) {
+            series.add(change);
+        }
+    }
 }
 
 impl Histogram {

@@ -38,17 +38,18 @@ fn schedule(period: &str) -> Result<(Option<String>, Option<u32>), ReminderError
     if period.is_empty() {
         return Ok((None, None));
     }
-    let invalid = |why: &str| ReminderError::Other(format!("unsupported period {period:?}: {why}"));
-    let parts = DurationParts::parse(period).map_err(|error| ReminderError::Other(error.to_string()))?;
+    let unsupported = |why: &str| ReminderError::Other(format!("unsupported period format: {period}{why}"));
+    let parts = DurationParts::parse(period).map_err(|_| unsupported(""))?;
     if parts.years != 0 || parts.months != 0 || parts.days != 0 {
-        return Err(invalid("years, months and days are not supported; give hours"));
+        return Err(unsupported(""));
     }
     if parts.overflowed {
-        return Err(invalid("it is longer than 292 years"));
+        return Err(unsupported(": it is longer than 292 years"));
     }
     let repeats = match parts.repetitions {
-        negative if negative < 0 => None,
-        count => Some(u32::try_from(count).map_err(|_| invalid("too many repetitions"))?),
+        // Zero repetitions are no limit (recorded).
+        none if none <= 0 => None,
+        count => Some(u32::try_from(count).map_err(|_| unsupported(": too many repetitions"))?),
     };
     Ok((
         Some(format!("@every {}", GoDuration::from_nanos(parts.nanos))),
@@ -148,6 +149,11 @@ mod tests {
         assert_eq!(schedule("").unwrap(), (None, None));
         assert_eq!(schedule("10s").unwrap(), some("@every 10s", None));
         assert_eq!(schedule("R5/PT2000S").unwrap(), some("@every 33m20s", Some(5)));
+        assert_eq!(schedule("R0/PT1S").unwrap(), some("@every 1s", None));
+        assert_eq!(
+            schedule("often").unwrap_err().to_string(),
+            "unsupported period format: often"
+        );
         assert_eq!(schedule("R3").unwrap(), some("@every 0s", Some(3)));
         for bad in [
             "@daily",

@@ -1,0 +1,141 @@
+//! Actors on real processes that are killed, frozen and restarted (docs/ACTORS.md): no double turn, no acknowledged call
+//! lost, every actor reachable again within the stated bound.
+
+use std::time::{Duration, Instant};
+
+use outrigger_e2e::actors::{Load, Outcome, World};
+
+const ACTORS: usize = 24;
+/// docs/ACTORS.md states 15 s after the last fault; the rest is for a machine that builds beside the test.
+const BOUND: Duration = Duration::from_secs(45);
+
+/// What goes wrong, one after the other.
+async fn faults(world: &mut World, away: Duration) {
+    let pause = Duration::from_millis(500);
+    world.hosts[0].kill();
+    tokio::time::sleep(pause).await;
+    world.hosts[0].start().await;
+    // Shorter than a lease, and longer.
+    world.hosts[1].pause(Duration::from_secs(1)).await;
+    tokio::time::sleep(pause).await;
+    world.hosts[2].pause(Duration::from_secs(6)).await;
+
+    let (leader, _) = world.placement.wait_leader(BOUND).await;
+    world.placement.kill(leader);
+    tokio::time::sleep(pause).await;
+    world.hosts[1].kill();
+    world.placement.restart(leader);
+    world.hosts[1].start().await;
+
+    let (leader, _) = world.placement.wait_leader(BOUND).await;
+    world.placement.signal(leader, "STOP");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.placement.signal(leader, "CONT");
+
+    for replica in 0..world.placement.len() {
+        world.placement.signal(replica, "STOP");
+    }
+    tokio::time::sleep(away).await;
+    for replica in 0..world.placement.len() {
+        world.placement.signal(replica, "CONT");
+    }
+}
+
+async fn chaos(rounds: usize, away: Duration) {
+    let mut world = World::start(3, 3).await;
+    let load = Load::start(&[world.caller.http_port()], 6, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    for round in 0..rounds {
+        faults(&mut world, away).await;
+        let took = world.wait_reachable(ACTORS, BOUND).await;
+        println!(
+            "round {round}: every actor is reachable through every sidecar {took:.1?} after the last fault"
+        );
+        load.go_on(50).await;
+    }
+    let outcome = load.stop().await;
+    world.settle(ACTORS).await;
+    let different: std::collections::BTreeSet<_> = outcome.failed.iter().collect();
+    println!(
+        "{} calls succeeded, {} failed while processes were killed and frozen, the slowest took {:.1?}; {} turns; {different:#?}",
+        outcome.succeeded,
+        outcome.failed.len(),
+        outcome.slowest,
+        world.ledger.turns(),
+    );
+    assert!(outcome.succeeded >= 100, "the test does something");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_and_frozen_processes_double_no_turn_and_lose_no_acknowledged_call() {
+    chaos(1, Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes 25 minutes, placement is away for 3 of them in each round: run with --ignored before a release"]
+async fn hours_of_faults_double_no_turn_and_lose_no_acknowledged_call() {
+    chaos(6, Duration::from_secs(180)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_of_the_hosts_under_load_fails_no_call() {
+    let mut world = World::start(1, 3).await;
+    let load = Load::start(&[world.caller.http_port()], 4, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    for number in 0..world.hosts.len() {
+        let before = world.hosts[number].app.deactivations();
+        let start = Instant::now();
+        world.hosts[number].stop().await;
+        println!("host {number} left within {:.1?}", start.elapsed());
+        assert!(
+            world.hosts[number].app.deactivations() > before,
+            "a host that stops deactivates its actors while the app is alive"
+        );
+        load.go_on(30).await;
+        world.hosts[number].start().await;
+        load.go_on(30).await;
+    }
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    assert_eq!(outcome.failed, Vec::<String>::new());
+    world.settle(ACTORS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_replica_of_placement_serves_after_the_leader_is_killed_and_no_acknowledged_call_is_lost() {
+    let mut world = World::start(3, 2).await;
+    let load = Load::start(&[world.caller.http_port()], 4, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    let (leader, _) = world.placement.wait_leader(BOUND).await;
+    world.placement.kill(leader);
+    let (next, took) = world.placement.wait_leader(BOUND).await;
+    println!("p{next} serves {took:.2?} after p{leader} was killed");
+    // A table that only the new leader can have made: a host joins.
+    let start = Instant::now();
+    let mut host = world.host(2).await;
+    host.start().await;
+    world.hosts.push(host);
+    world.wait_reachable(ACTORS, BOUND).await;
+    println!(
+        "a new host was ready and every actor reachable {:.1?} later",
+        start.elapsed()
+    );
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    assert_eq!(failed(&outcome), Vec::<&String>::new());
+    world.settle(ACTORS).await;
+}
+
+/// What failed, but for turns that were cut off because no new leader was found within the lease: there the app itself
+/// fails, when the sidecar refuses to write its state.
+fn failed(outcome: &Outcome) -> Vec<&String> {
+    let cut_off = |problem: &&String| problem.contains("ERR_ACTOR_INSTANCE_MISSING");
+    let others = outcome.failed.iter().filter(|problem| !cut_off(problem));
+    others.collect()
+}
