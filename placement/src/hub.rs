@@ -76,8 +76,9 @@ pub struct Hub {
     settings: Arc<Settings>,
     standing: Standing,
     namespaces: BTreeMap<Arc<str>, Namespace>,
-    /// Last versions of namespaces that are empty now, where versions must not repeat under one epoch.
-    retired: HashMap<Arc<str>, u64>,
+    /// Of namespaces that are empty now: the last version, where versions must not repeat under one epoch, and until when
+    /// leases of sidecars that left may run.
+    retired: HashMap<Arc<str>, (u64, Moment)>,
     streams: BTreeMap<StreamId, Known>,
     next_stream: u64,
 }
@@ -223,8 +224,8 @@ impl Hub {
                     ),
                 ));
             }
-            let version = self.retired.remove(&name).unwrap_or(0);
-            let hold_until = since + self.settings.lease_margin();
+            let (version, held_until) = self.retired.remove(&name).unwrap_or_default();
+            let hold_until = held_until.max(since + self.settings.lease_margin());
             let namespace = Namespace::new(Arc::clone(&self.settings), hold_until, version);
             self.namespaces.insert(Arc::clone(&name), namespace);
         }
@@ -250,9 +251,10 @@ impl Hub {
     fn retire(&mut self, name: &Arc<str>) {
         if self.namespaces.get(name).is_some_and(Namespace::is_empty)
             && let Some(namespace) = self.namespaces.remove(name)
-            && namespace.last_version() > 0
+            && (namespace.last_version() > 0 || namespace.is_leased())
         {
-            self.retired.insert(Arc::clone(name), namespace.last_version());
+            let last = (namespace.last_version(), namespace.hold_until());
+            self.retired.insert(Arc::clone(name), last);
         }
     }
 

@@ -365,6 +365,18 @@ impl Namespace {
         if self.leased { self.version } else { 0 }
     }
 
+    /// Whether a sidecar with leases was here.
+    #[must_use]
+    pub const fn is_leased(&self) -> bool {
+        self.leased
+    }
+
+    /// No round before, in a later life of the namespace either: leases may run until then.
+    #[must_use]
+    pub const fn hold_until(&self) -> Moment {
+        self.hold_until
+    }
+
     /// Connected sidecars, and those among them that host actors.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {

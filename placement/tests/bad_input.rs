@@ -335,6 +335,28 @@ fn a_stream_that_ends_without_withdrawing_keeps_its_actors_until_the_lease_is_ov
 }
 
 #[test]
+fn a_new_leader_waits_for_the_lease_of_one_that_connected_and_left_again() {
+    let mut bench = Bench::new();
+    bench.now = Duration::from_secs(1);
+    // It holds actors by a table of the leader before, and has its lease prolonged here.
+    let holder = bench.join("holder");
+    bench.pass(Duration::from_secs(2));
+    bench.say(holder, message("holder", LEASE, Some(2)));
+    let mut effects = Vec::new();
+    bench.hub.closed(bench.now, holder, Ending::Broken, &mut effects);
+    bench.take(effects);
+    let next = bench.join("next");
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(
+        bench.hosts(next),
+        Vec::<&str>::new(),
+        "the lease of the other runs"
+    );
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.hosts(next), ["next:50002"]);
+}
+
+#[test]
 fn a_lease_outlives_streams_that_break_before_they_ask_for_the_next_one() {
     let mut bench = Bench::new();
     let first = bench.join("flapping");
