@@ -33,6 +33,8 @@ impl Subscriptions {
     fn start(&self, core: &Sidecar, healthy: watch::Receiver<bool>) {
         let (pubsub, stop, up) = (core.pubsub.clone(), self.stop.clone(), healthy.clone());
         self.tasks.spawn(async move { pubsub.run(up, stop).await });
+        let (pubsub, stop, up) = (core.pubsub.clone(), self.stop.clone(), healthy.clone());
+        self.tasks.spawn(async move { pubsub.run_outbox(up, stop).await });
         let (bindings, stop) = (core.bindings.clone(), self.stop.clone());
         self.tasks.spawn(async move { bindings.run(healthy, stop).await });
     }

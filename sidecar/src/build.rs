@@ -1,10 +1,10 @@
 //! From settings to the services of a sidecar.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use arc_swap::ArcSwap;
 use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
 use outrigger_components_api::registry::Registry;
 use outrigger_gojson::Value;
@@ -29,15 +29,16 @@ use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
 use outrigger_sidecar_core::invoke::endpoint::Endpoint;
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
-use outrigger_sidecar_core::invoke::{Invoker, InvokerParts};
+use outrigger_sidecar_core::invoke::{Endpoints, Invoker, InvokerParts};
 use outrigger_sidecar_core::jobs::JobService;
 use outrigger_sidecar_core::lock::LockService;
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::middleware::Pipeline;
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
+use outrigger_sidecar_core::reload::Resources;
 use outrigger_sidecar_core::scheduler::{Scheduler, SchedulerOptions};
-use outrigger_sidecar_core::secrets::SecretService;
+use outrigger_sidecar_core::secrets::{SecretAccess, SecretService};
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
 use outrigger_sidecar_core::spans::Spans;
 use outrigger_sidecar_core::state::StateService;
@@ -49,6 +50,7 @@ use outrigger_trace_context::Sampler;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::reload::ReloadParts;
 use crate::{VERSION, actors};
 
 /// Why the sidecar cannot start.
@@ -73,6 +75,7 @@ pub(crate) struct Built {
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) http: HttpOptions,
     pub(crate) grpc: GrpcOptions,
+    pub(crate) reload: ReloadParts,
 }
 
 /// Reads the Configuration files.
@@ -151,27 +154,7 @@ pub(crate) async fn build(
         metrics,
         shown,
     } = base;
-    let documents = disk::read(&config.resources_paths).map_err(StartError::new)?;
-    for warning in &documents.warnings {
-        tracing::warn!(target: "dapr.runtime", "{warning}");
-    }
-    let filter = Filter {
-        namespace: &config.namespace,
-        app_id: &config.app_id,
-    };
-    let components = documents.select::<Component>(filter).map_err(StartError::new)?;
-    let endpoints = documents
-        .select::<HttpEndpoint>(filter)
-        .map_err(StartError::new)?;
-    let resiliency = disk::read_resiliency(&config.resources_paths, &config.app_id);
-    for warning in components
-        .warnings
-        .iter()
-        .chain(&endpoints.warnings)
-        .chain(&resiliency.warnings)
-    {
-        tracing::warn!(target: "dapr.runtime", "{warning}");
-    }
+    let resources = resources(config)?;
 
     let resolver = name_resolution(
         config,
@@ -184,7 +167,7 @@ pub(crate) async fn build(
     )
     .await;
     let store = Arc::new(ComponentStore::default());
-    let loader = Loader::new(
+    let loader = Arc::new(Loader::new(
         store.clone(),
         registry,
         LoaderOptions {
@@ -198,9 +181,9 @@ pub(crate) async fn build(
             shutdown: shutdown.child_token(),
             metrics: metrics.runtime.clone(),
         },
-    );
+    ));
     loader
-        .load_all(components.resources)
+        .load_all(resources.components.clone())
         .await
         .map_err(StartError::new)?;
 
@@ -221,6 +204,7 @@ pub(crate) async fn build(
     )
     .map_err(StartError::new)?;
     let tracing = tracing(&configuration, spans);
+    let app_pipeline = pipeline(&configuration.spec.app_http_pipeline, &store);
     let app = AppChannel::new(
         &config.app,
         max_message,
@@ -229,7 +213,7 @@ pub(crate) async fn build(
         &metrics,
         healthy,
     )
-    .map(|app| Arc::new(app.with_middleware(pipeline(&configuration.spec.app_http_pipeline, &store))));
+    .map(|app| Arc::new(app.with_middleware(Some(app_pipeline.clone()))));
     let peers = Arc::new(Peers::new(
         security.clone(),
         tasks.clone(),
@@ -237,8 +221,8 @@ pub(crate) async fn build(
         config.peer_max_idle,
     ));
     let observer = metrics.is_enabled().then(|| metrics.runtime.observer());
-    let (resiliency_policies, warnings) = Resiliency::new(&resiliency.resources, observer.clone());
-    for resource in &resiliency.resources {
+    let (resiliency_policies, warnings) = Resiliency::new(&resources.resiliencies, observer.clone());
+    for resource in &resources.resiliencies {
         let metadata = &resource.metadata;
         metrics
             .runtime
@@ -264,18 +248,19 @@ pub(crate) async fn build(
         app: app.clone(),
         addresses: Addresses::new(resolver.clone()),
         peers: peers.clone(),
-        endpoints: http_endpoints(&loader, &endpoints.resources, &roots).await?,
-        resiliency: resiliency_policies,
+        endpoints: http_endpoints(&loader, &resources.http_endpoints, &roots).await?,
+        resiliency: resiliency_policies.clone(),
         internal_port: ports.internal_grpc,
         max_message,
         metrics: metrics.runtime.clone(),
     })
     .map_err(StartError::new)?;
 
-    let (policies, warnings) = Resiliency::new(&resiliency.resources, observer);
+    let (policies, warnings) = Resiliency::new(&resources.resiliencies, observer);
     for warning in warnings {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
+    let reloaded_policies = vec![resiliency_policies, policies.clone()];
     let policies = Arc::new(ComponentPolicies::new(policies).with_metrics(metrics.component.clone()));
     let pubsub = PubSubService::new(PubSubDeps {
         components: store.clone(),
@@ -285,20 +270,19 @@ pub(crate) async fn build(
         tracing: tracing.clone(),
         ask_app: !config.app.disabled_init.subscribe,
     });
-    let subscriptions = documents
-        .select::<Subscription>(filter)
-        .map_err(StartError::new)?;
-    for warning in &subscriptions.warnings {
-        tracing::warn!(target: "dapr.runtime", "{warning}");
-    }
     pubsub.set_declared(SubscriptionSpec::declarative(
-        &subscriptions.resources,
+        &resources.subscriptions,
         &config.app_id,
     ));
-    let scopes = SecretScopes::new(&configuration.spec.secrets.scopes).map_err(StartError::new)?;
+    let secret_access = secret_access(&configuration)?;
     let names = |names: &mut dyn Iterator<Item = &String>| names.cloned().collect::<Vec<_>>();
     let core = Arc::new(Sidecar {
-        state: StateService::new(store.clone(), policies.clone(), identity.app_id.clone()),
+        state: StateService::new(
+            store.clone(),
+            policies.clone(),
+            identity.app_id.clone(),
+            pubsub.clone(),
+        ),
         bindings: BindingService::new(BindingDeps {
             components: store.clone(),
             policies: policies.clone(),
@@ -308,11 +292,7 @@ pub(crate) async fn build(
         }),
         configuration: ConfigurationService::new(store.clone(), policies.clone(), app.clone()),
         lock: LockService::new(store.clone(), policies.clone()),
-        secrets: SecretService::new(
-            store.clone(),
-            policies,
-            Box::new(move |store, name| scopes.allows(store, name)),
-        ),
+        secrets: SecretService::new(store.clone(), policies, secret_access),
         components: store,
         pubsub,
         jobs: JobService::new(scheduler(config, &identity, &security), &identity),
@@ -323,7 +303,7 @@ pub(crate) async fn build(
         metrics,
         readiness: Readiness::default(),
         extended: ExtendedMetadata::new(VERSION.into()),
-        facts: StaticMetadata {
+        facts: ArcSwap::from_pointee(StaticMetadata {
             version: VERSION.into(),
             enabled_features: configuration
                 .spec
@@ -331,15 +311,20 @@ pub(crate) async fn build(
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
-            http_endpoints: names(&mut endpoints.resources.iter().map(|endpoint| &endpoint.metadata.name)),
+            http_endpoints: names(
+                &mut resources
+                    .http_endpoints
+                    .iter()
+                    .map(|endpoint| &endpoint.metadata.name),
+            ),
             resiliencies: names(
-                &mut resiliency
-                    .resources
+                &mut resources
+                    .resiliencies
                     .iter()
                     .map(|resiliency| &resiliency.metadata.name),
             ),
             app: app_metadata(config),
-        },
+        }),
         shutdown: ShutdownRequest::default(),
         outbound_ready: AtomicBool::new(false),
         identity,
@@ -351,10 +336,21 @@ pub(crate) async fn build(
     access_metrics
         .register(shown.registry())
         .map_err(StartError::new)?;
-    let access = InvokeAccess::new(rules, access_metrics);
+    let access = Arc::new(InvokeAccess::new(rules, access_metrics));
+    let http_pipeline = pipeline(&configuration.spec.http_pipeline, &core.components);
     Ok(Built {
-        http: http_options(config, &configuration, &core.components),
-        grpc: grpc_options(config, &configuration, max_message, access),
+        http: http_options(config, &configuration, http_pipeline.clone()),
+        grpc: grpc_options(config, &configuration, max_message, access.clone()),
+        reload: ReloadParts {
+            loader,
+            policies: reloaded_policies,
+            roots,
+            loaded: resources,
+            configuration,
+            access,
+            http_pipeline,
+            app_pipeline,
+        },
         core,
         peers,
         app,
@@ -377,18 +373,57 @@ fn scheduler(config: &SidecarConfig, identity: &Identity, security: &Security) -
     Scheduler::new(options, security)
 }
 
+/// The resources of the directories.
+fn resources(config: &SidecarConfig) -> Result<Resources, StartError> {
+    let documents = disk::read(&config.resources_paths).map_err(StartError::new)?;
+    let filter = Filter {
+        namespace: &config.namespace,
+        app_id: &config.app_id,
+    };
+    let components = documents.select::<Component>(filter).map_err(StartError::new)?;
+    let http_endpoints = documents
+        .select::<HttpEndpoint>(filter)
+        .map_err(StartError::new)?;
+    let subscriptions = documents
+        .select::<Subscription>(filter)
+        .map_err(StartError::new)?;
+    let resiliencies = disk::read_resiliency(&config.resources_paths, &config.app_id);
+    let warnings = [
+        &documents.warnings,
+        &components.warnings,
+        &http_endpoints.warnings,
+        &subscriptions.warnings,
+        &resiliencies.warnings,
+    ];
+    for warning in warnings.into_iter().flatten() {
+        tracing::warn!(target: "dapr.runtime", "{warning}");
+    }
+    Ok(Resources {
+        components: components.resources,
+        subscriptions: subscriptions.resources,
+        http_endpoints: http_endpoints.resources,
+        resiliencies: resiliencies.resources,
+    })
+}
+
+/// `spec.secrets.scopes`
+pub(crate) fn secret_access(configuration: &Configuration) -> Result<SecretAccess, StartError> {
+    let scopes = SecretScopes::new(&configuration.spec.secrets.scopes).map_err(StartError::new)?;
+    Ok(Box::new(move |store, name| scopes.allows(store, name)))
+}
+
 /// The HTTPEndpoint resources with their references resolved, by name.
 async fn http_endpoints(
     loader: &Loader,
     resources: &[HttpEndpoint],
     roots: &SystemRoots,
-) -> Result<BTreeMap<String, Endpoint>, StartError> {
-    let mut endpoints = BTreeMap::new();
+) -> Result<Endpoints, StartError> {
+    let mut endpoints = Endpoints::new();
     for resource in resources {
         let resolved = loader.resolve_http_endpoint(resource).await;
         endpoints.insert(
             resource.metadata.name.clone(),
-            Endpoint::new(&resolved, roots).map_err(StartError)?,
+            Arc::new(Endpoint::new(&resolved, roots).map_err(StartError)?),
         );
     }
     Ok(endpoints)
@@ -500,25 +535,24 @@ fn go_duration(duration: std::time::Duration) -> String {
 }
 
 /// The pipeline of a direction; what it names and is not there is said at start.
-fn pipeline(spec: &PipelineSpec, components: &Arc<ComponentStore>) -> Option<Arc<Pipeline>> {
-    let pipeline = Pipeline::new(spec, components.clone())?;
+fn pipeline(spec: &PipelineSpec, components: &Arc<ComponentStore>) -> Arc<Pipeline> {
+    let pipeline = Pipeline::new(spec, components.clone());
     for warning in pipeline.warnings() {
         tracing::warn!(target: "dapr.runtime", "{warning}");
     }
-    Some(pipeline)
+    pipeline
 }
 
 fn http_options(
     config: &SidecarConfig,
     configuration: &Configuration,
-    components: &Arc<ComponentStore>,
+    middleware: Arc<Pipeline>,
 ) -> HttpOptions {
     let origins = match &config.allowed_origins {
         AllowedOrigins::Off => Vec::new(),
         AllowedOrigins::Any => vec!["*".to_owned()],
         AllowedOrigins::List(list) => list.clone(),
     };
-    let logging = &configuration.spec.logging.api_logging;
     HttpOptions {
         max_body_size: config.body_limit(),
         read_buffer_size: usize::try_from(config.read_buffer_size).unwrap_or_default(),
@@ -526,19 +560,25 @@ fn http_options(
         api_token: config.api_token.as_ref().map(|token| token.expose().to_owned()),
         h2c: !config.http_h2c_disabled,
         access: ApiAccess::for_http(&configuration.spec.api.clone().unwrap_or_default()),
-        api_log: config.api_logging.unwrap_or(logging.enabled).then_some(ApiLog {
-            obfuscate_urls: logging.obfuscate_urls,
-            omit_health_checks: logging.omit_health_checks,
-        }),
-        middleware: pipeline(&configuration.spec.http_pipeline, components),
+        api_log: api_log(config, configuration),
+        middleware: Some(middleware),
     }
+}
+
+/// `--enable-api-logging`, or what the Configuration says.
+pub(crate) fn api_log(config: &SidecarConfig, configuration: &Configuration) -> Option<ApiLog> {
+    let logging = &configuration.spec.logging.api_logging;
+    config.api_logging.unwrap_or(logging.enabled).then_some(ApiLog {
+        obfuscate_urls: logging.obfuscate_urls,
+        omit_health_checks: logging.omit_health_checks,
+    })
 }
 
 fn grpc_options(
     config: &SidecarConfig,
     configuration: &Configuration,
     max_message: usize,
-    invoke_access: InvokeAccess,
+    invoke_access: Arc<InvokeAccess>,
 ) -> GrpcOptions {
     GrpcOptions {
         max_message,
@@ -546,6 +586,6 @@ fn grpc_options(
         max_headers: u32::try_from(config.read_buffer_size.saturating_mul(1024)).unwrap_or(u32::MAX),
         api_token: config.api_token.as_ref().map(|token| token.expose().to_owned()),
         access: ApiAccess::for_grpc(&configuration.spec.api.clone().unwrap_or_default(), is_known_api),
-        invoke_access: Arc::new(invoke_access),
+        invoke_access,
     }
 }

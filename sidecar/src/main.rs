@@ -6,6 +6,7 @@ mod build;
 mod listen;
 mod not_built;
 mod register;
+mod reload;
 mod run;
 mod security;
 mod servers;

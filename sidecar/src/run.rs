@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::actors::RunningActors;
 use crate::app_start::{AppStart, Subscriptions};
 use crate::build::{self, Base, Built, StartError};
-use crate::{VERSION, register, security, servers};
+use crate::{VERSION, register, reload, security, servers};
 
 const FORCED_EXIT: Duration = Duration::from_millis(100);
 
@@ -142,7 +142,7 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         secure,
         shutdown.child_token(),
     ));
-    listeners.serve(config, &built, drain.stopping(), &mut servers);
+    let apis = listeners.serve(config, &built, drain.stopping(), &mut servers);
     built.core.outbound_ready.store(true, Ordering::Release);
     tasks.spawn(built.peers.clone().collect_idle(config.peer_collect_interval));
 
@@ -165,6 +165,7 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         subscriptions.tasks.clone(),
     ));
     let (core, resolver) = (built.core.clone(), built.resolver.clone());
+    reload::start(config, &built, apis, &subscriptions, &shutdown, &tasks);
     tasks.spawn(app_start(config, built, &subscriptions, &ready, started, &shutdown, &tasks).run());
     let running = Running {
         core,
@@ -317,6 +318,7 @@ async fn second_signal(signals: &mut Signals) {
 async fn wait_for_end(signals: &mut Signals, request: &ShutdownRequest) -> End {
     let signal = tokio::select! {
         signal = signals.next() => signal,
+        () = request.restart() => return End::Restart,
         () = request.graceful() => return End::Stopped,
         () = request.forced() => return End::Forced,
     };

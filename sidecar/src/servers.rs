@@ -1,5 +1,7 @@
 //! The servers of the sidecar: bound before anything is announced, started when there is something to serve.
 
+use std::sync::Arc;
+
 use outrigger_process::metrics::{Metrics, MetricsServer};
 use outrigger_process::readiness::Target;
 use outrigger_process::{End, Tasks};
@@ -150,14 +152,15 @@ async fn metrics_server(
 }
 
 impl Listeners {
-    /// Serves them all until `stop` is cancelled. A server that ends before is the end of the process.
+    /// Serves them all until `stop` is cancelled. A server that ends before is the end of the process. Returns the
+    /// APIs, which a new Configuration may change.
     pub(crate) fn serve(
         self,
         config: &SidecarConfig,
         built: &Built,
         stop: &CancellationToken,
         tasks: &mut Tasks,
-    ) {
+    ) -> (Arc<HttpApi>, Arc<GrpcApi>) {
         self.announce(config);
         let http = HttpApi::new(built.core.clone(), built.http.clone());
         let grpc = GrpcApi::new(built.core.clone(), built.grpc.clone());
@@ -181,6 +184,7 @@ impl Listeners {
             let ready = Some(target("grpc-internal-server"));
             spawn(tasks, "internal gRPC server", ready, running);
         }
+        (http, grpc)
     }
 
     fn announce(&self, config: &SidecarConfig) {

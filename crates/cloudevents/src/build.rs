@@ -49,17 +49,24 @@ pub struct BuildError;
 /// # Errors
 /// If the content type is that of CloudEvents and the data is no JSON object.
 pub fn build(input: &EventInput<'_>) -> Result<Event, BuildError> {
-    let mut event = if content_type::is_cloud_event(input.data_content_type) {
-        complete(input)?
-    } else {
-        wrap(input)
-    };
+    if content_type::is_cloud_event(input.data_content_type) {
+        return complete(input).map(|event| address(event, input));
+    }
+    Ok(wrap(input))
+}
+
+/// As [`build()`] for data that is never an event itself.
+pub fn wrap(input: &EventInput<'_>) -> Event {
+    address(envelope(input), input)
+}
+
+fn address(mut event: Event, input: &EventInput<'_>) -> Event {
     event.set("topic", input.topic);
     event.set("pubsubname", input.pubsub_name);
     if let Some(expiration) = input.ttl.and_then(|ttl| expiration(input.now, ttl)) {
         event.set("expiration", expiration);
     }
-    Ok(event)
+    event
 }
 
 fn expiration(now: &ZonedDateTime, ttl: Duration) -> Option<String> {
@@ -99,7 +106,7 @@ fn complete(input: &EventInput<'_>) -> Result<Event, BuildError> {
 }
 
 /// A new event around the data.
-fn wrap(input: &EventInput<'_>) -> Event {
+fn envelope(input: &EventInput<'_>) -> Event {
     let said = |name: &str, otherwise| override_of(input.metadata, name).unwrap_or(otherwise);
     let or = |text: &'_ str, default: &str| if text.is_empty() { default } else { text }.to_owned();
     let data_content_type = or(input.data_content_type, content_type::TEXT);

@@ -14,7 +14,7 @@ mod deliver;
 mod event;
 mod time;
 
-pub use build::{BuildError, EventInput, build};
+pub use build::{BuildError, EventInput, build, wrap};
 pub use deliver::{BinaryInput, DeliveryError, RawInput};
 pub use event::{DataError, Event};
 pub use time::{format_local, format_utc, parse_rfc3339};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use outrigger_resources::resiliency::{PolicyNames, Resiliency as Resource};
 
 use crate::breaker::CircuitBreaker;
@@ -12,10 +13,11 @@ use crate::lru::BreakerCache;
 use crate::names::{ComponentType, Direction, Use};
 use crate::policy::{Observer, Parts, Policy, Report};
 
-/// All policies of a sidecar, and the state of their circuit breakers. Cheap to clone.
+/// All policies of a sidecar, and the state of their circuit breakers. Cheap to clone; clones see what
+/// [`Resiliency::replace`] puts in place.
 #[derive(Clone)]
 pub struct Resiliency {
-    inner: Arc<Inner>,
+    inner: Arc<ArcSwap<Inner>>,
 }
 
 struct Inner {
@@ -69,49 +71,50 @@ impl Resiliency {
     /// From the resources in scope, later ones overriding earlier ones; also returns what was wrong or overruled, for
     /// the log. A resource that cannot be read is left out, but for what was read of it before.
     pub fn new(resources: &[Resource], observer: Option<Arc<dyn Observer>>) -> (Self, Vec<String>) {
-        let mut loaded = Loaded::built_in();
         let mut warnings = Vec::new();
-        for resource in resources {
-            if let Err(error) = loaded.add(resource, &mut warnings) {
-                let name = &resource.metadata.name;
-                warnings.push(format!("Could not read resiliency policy {name}: {error}"));
-            }
-        }
-        let defaults = Defaults::find(&loaded);
-        let inner = Inner {
-            resource: Arc::new(loaded.resource.clone()),
-            loaded,
-            defaults,
-            default_app_breakers: CacheMap::default(),
-            default_actor_breakers: CacheMap::default(),
-            component_breakers: Mutex::default(),
-            observer,
-        };
+        let (loaded, errors) = load(resources, &mut warnings);
+        warnings.extend(errors);
         let resiliency = Self {
-            inner: Arc::new(inner),
+            inner: Arc::new(ArcSwap::from_pointee(Inner::new(loaded, observer))),
         };
         (resiliency, warnings)
     }
 
+    /// Puts other resources in force, also for clones; returns what was overruled, for the log. Calls under way end
+    /// under the policies that they began with; circuit breakers start closed.
+    ///
+    /// # Errors
+    /// If a resource cannot be read: all stays as it was.
+    pub fn replace(&self, resources: &[Resource]) -> Result<Vec<String>, String> {
+        let mut warnings = Vec::new();
+        let (loaded, errors) = load(resources, &mut warnings);
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error);
+        }
+        let observer = self.inner.load().observer.clone();
+        self.inner.store(Arc::new(Inner::new(loaded, observer)));
+        Ok(warnings)
+    }
+
     /// Whether an app, HTTPEndpoint or URL has a target of its own, so that built-in retries do not apply to it.
     pub fn has_app(&self, app: &str) -> bool {
-        self.inner.loaded.apps.contains_key(app)
+        self.inner.load().loaded.apps.contains_key(app)
     }
 
     /// Whether an actor type has a target of its own, so that built-in retries do not apply to it.
     pub fn has_actor(&self, actor_type: &str) -> bool {
-        self.inner.loaded.actors.contains_key(actor_type)
+        self.inner.load().loaded.actors.contains_key(actor_type)
     }
 
     /// Whether a component has a target of its own.
     pub fn has_component(&self, name: &str) -> bool {
-        self.inner.loaded.components.contains_key(name)
+        self.inner.load().loaded.components.contains_key(name)
     }
 
     /// What applies to calls of an app; `endpoint` tells its circuit breakers apart: `<app>:<method>`,
     /// `<name>:<baseUrl>` of an HTTPEndpoint, `<url>/<method>`.
     pub fn app(&self, app: &str, endpoint: &str) -> Policy {
-        let inner = &self.inner;
+        let inner = self.inner.load();
         let (names, own) = match inner.loaded.apps.get(app) {
             Some(target) => (&target.names, Some(target)),
             None => (&inner.defaults.app, None),
@@ -129,7 +132,7 @@ impl Resiliency {
 
     /// What applies to a call of an actor before its lock is taken: retry and circuit breaker.
     pub fn actor_before_lock(&self, actor_type: &str, id: &str) -> Policy {
-        let inner = &self.inner;
+        let inner = self.inner.load();
         let (names, own) = match inner.loaded.actors.get(actor_type) {
             Some(actor) => (&actor.target.names, Some(actor)),
             None => (&inner.defaults.actor, None),
@@ -157,7 +160,7 @@ impl Resiliency {
 
     /// What applies to a call of an actor once its lock is taken: the timeout.
     pub fn actor_after_lock(&self, actor_type: &str, id: &str) -> Policy {
-        let inner = &self.inner;
+        let inner = self.inner.load();
         let names = match inner.loaded.actors.get(actor_type) {
             Some(actor) => &actor.target.names,
             None => &inner.defaults.actor,
@@ -184,7 +187,7 @@ impl Resiliency {
     }
 
     fn component(&self, name: &str, component_type: ComponentType, direction: Direction) -> Policy {
-        let inner = &self.inner;
+        let inner = self.inner.load();
         let names = match (inner.loaded.components.get(name), direction) {
             (Some((inbound, _)), Direction::Inbound) => inbound,
             (Some((_, outbound)), Direction::Outbound) => outbound,
@@ -214,7 +217,7 @@ impl Resiliency {
 
     /// A built-in retry policy, as shipped or as a resource overrides it.
     pub fn built_in(&self, built_in: BuiltIn) -> Policy {
-        let retry = self.inner.loaded.retries.get(built_in.name()).cloned();
+        let retry = self.inner.load().loaded.retries.get(built_in.name()).cloned();
         Policy {
             parts: Some(Arc::new(Parts {
                 name: built_in.name().to_owned(),
@@ -225,7 +228,32 @@ impl Resiliency {
     }
 }
 
+/// Reads resources in order; one line for each that could not be read.
+fn load(resources: &[Resource], warnings: &mut Vec<String>) -> (Loaded, Vec<String>) {
+    let mut loaded = Loaded::built_in();
+    let mut errors = Vec::new();
+    for resource in resources {
+        if let Err(error) = loaded.add(resource, warnings) {
+            let name = &resource.metadata.name;
+            errors.push(format!("Could not read resiliency policy {name}: {error}"));
+        }
+    }
+    (loaded, errors)
+}
+
 impl Inner {
+    fn new(loaded: Loaded, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self {
+            resource: Arc::new(loaded.resource.clone()),
+            defaults: Defaults::find(&loaded),
+            loaded,
+            default_app_breakers: CacheMap::default(),
+            default_actor_breakers: CacheMap::default(),
+            component_breakers: Mutex::default(),
+            observer,
+        }
+    }
+
     fn breaker(
         &self,
         names: &PolicyNames,
@@ -317,7 +345,7 @@ const fn is_empty(names: &PolicyNames) -> bool {
 impl std::fmt::Debug for Resiliency {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Resiliency")
-            .field("loaded", &self.inner.loaded)
+            .field("loaded", &self.inner.load().loaded)
             .finish_non_exhaustive()
     }
 }

@@ -1,12 +1,15 @@
 //! Resources from directories (contract `config-resources`, section 10).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::common::{Resource, check_name};
+use crate::component::Component;
+use crate::http_endpoint::HttpEndpoint;
 use crate::resiliency::Resiliency;
+use crate::subscription::Subscription;
 use crate::yaml::{self, Node};
 
 /// A document must stay below this many bytes.
@@ -73,6 +76,8 @@ pub struct Documents {
     pub documents: Vec<Document>,
     /// What was left out and why, for the log.
     pub warnings: Vec<String>,
+    /// Files of which something was left out because it cannot be read.
+    pub broken: BTreeSet<PathBuf>,
 }
 
 /// Resources of one kind that passed the checks.
@@ -109,9 +114,11 @@ pub fn read(directories: &[impl AsRef<Path>]) -> Result<Documents, LoadError> {
         for path in files {
             match std::fs::read(&path) {
                 Ok(bytes) => all.add_file(&path, &bytes)?,
-                Err(error) => all
-                    .warnings
-                    .push(format!("cannot read {}: {error}", path.display())),
+                Err(error) => {
+                    all.warnings
+                        .push(format!("cannot read {}: {error}", path.display()));
+                    all.broken.insert(path);
+                }
             }
         }
     }
@@ -180,10 +187,13 @@ impl Documents {
                         node,
                     });
                 }
-                Err(error) => self.warnings.push(format!(
-                    "document {index} of {} is skipped: {error}",
-                    path.display()
-                )),
+                Err(error) => {
+                    self.warnings.push(format!(
+                        "document {index} of {} is skipped: {error}",
+                        path.display()
+                    ));
+                    self.broken.insert(path.to_path_buf());
+                }
             }
         }
         Ok(())
@@ -237,6 +247,17 @@ impl Documents {
 }
 
 impl Document {
+    /// Why the document, which says that it is of a kind that Dapr has, cannot be read as one of that kind.
+    pub fn problem(&self) -> Option<String> {
+        fn of<T: Resource>(document: &Document) -> Option<String> {
+            let is_one = T::KIND == document.kind && T::API_VERSIONS.contains(&document.api_version.as_str());
+            is_one.then(|| document.decode::<T>().err()).flatten()
+        }
+        of::<Component>(self)
+            .or_else(|| of::<Subscription>(self))
+            .or_else(|| of::<HttpEndpoint>(self))
+    }
+
     fn decode<T: Resource>(&self) -> Result<T, String> {
         let name = |text: String| {
             let path = self.path.display();
@@ -320,6 +341,20 @@ pub fn read_resiliency(directories: &[impl AsRef<Path>], app_id: &str) -> Select
         }
     }
     selected
+}
+
+/// Whether [`read_resiliency`] would have to skip a file because it cannot be read.
+pub fn is_resiliency_broken(directories: &[impl AsRef<Path>]) -> bool {
+    directories.iter().any(|directory| {
+        yaml_files(directory.as_ref(), &mut Vec::new()).is_ok_and(|files| {
+            files.iter().any(|path| {
+                std::fs::read_to_string(path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|text| resiliency(&text))
+                    .is_err()
+            })
+        })
+    })
 }
 
 /// The Resiliency in the first document of a text, if it is one.

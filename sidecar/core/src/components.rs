@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::lock::key::LockPrefix;
+use crate::pubsub::outbox::OutboxSettings;
 use crate::pubsub::scopes::TopicScopes;
 use crate::state::encryption::Encryption;
 use crate::state::key::KeyPrefix;
@@ -37,6 +39,8 @@ pub struct LoadedState {
     pub keeps_actors: bool,
     /// `primaryEncryptionKey`, `secondaryEncryptionKey`; `None` = values are stored as they are.
     pub encryption: Option<Arc<Encryption>>,
+    /// Transactions are published; `None` = they are not.
+    pub outbox: Option<Arc<OutboxSettings>>,
 }
 
 /// A message broker with what the sidecar itself reads from its metadata.
@@ -210,6 +214,16 @@ impl ComponentStore {
         self.loaded.store(Arc::new(loaded));
     }
 
+    /// Puts a component in the place of the one of its name, which the caller closes, at one moment.
+    pub async fn replace(&self, component: Component) -> Option<Component> {
+        let _serial = self.changes.lock().await;
+        let mut loaded = Loaded::clone(&self.loaded.load());
+        let old = loaded.remove(&component.name);
+        loaded.insert(component);
+        self.loaded.store(Arc::new(loaded));
+        old
+    }
+
     /// Takes a component out of the table; the caller closes it.
     pub async fn remove(&self, name: &str) -> Option<Component> {
         let _serial = self.changes.lock().await;
@@ -226,7 +240,51 @@ impl ComponentStore {
     }
 }
 
+impl Instance {
+    /// Whether somebody but this value holds the component: a call, a delivery.
+    fn is_in_use(&self) -> bool {
+        let more = |count: usize| count > 1;
+        match self {
+            Self::State(state) => more(Arc::strong_count(&state.store)),
+            Self::PubSub(pubsub) => more(Arc::strong_count(&pubsub.broker)),
+            Self::SecretStore(store) => more(Arc::strong_count(store)),
+            Self::Binding(binding) => {
+                binding
+                    .input
+                    .as_ref()
+                    .is_some_and(|input| more(Arc::strong_count(input)))
+                    || binding
+                        .output
+                        .as_ref()
+                        .is_some_and(|output| more(Arc::strong_count(output)))
+            }
+            Self::Configuration(store) => more(Arc::strong_count(store)),
+            Self::Lock(lock) => more(Arc::strong_count(&lock.store)),
+            Self::Middleware(middleware) => more(Arc::strong_count(middleware)),
+        }
+    }
+}
+
 impl Component {
+    /// Closes a component that is no longer in the table, once the calls that still hold it are through; after
+    /// `limit`, or when the sidecar stops, in any case. Returns whether all of them were.
+    pub async fn retire(self, limit: Duration, stop: &CancellationToken) -> bool {
+        let idle = async {
+            let mut pause = Duration::from_millis(1);
+            while self.instance.is_in_use() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+        };
+        let is_idle = tokio::select! {
+            () = idle => true,
+            () = tokio::time::sleep(limit) => false,
+            () = stop.cancelled() => false,
+        };
+        self.close().await;
+        is_idle
+    }
+
     /// Stops the background work, then releases the connections.
     pub async fn close(&self) {
         self.shutdown.cancel();

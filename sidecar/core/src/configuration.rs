@@ -6,7 +6,7 @@
 mod update;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use outrigger_components_api::RequestMetadata;
@@ -43,8 +43,20 @@ struct Open {
     by_id: BTreeMap<String, Kept>,
 }
 
+/// What a subscription was opened with.
+#[derive(Clone)]
+struct Asked {
+    store: String,
+    keys: Vec<String>,
+    metadata: RequestMetadata,
+    handler: Arc<dyn UpdateHandler>,
+    /// The component that it was opened at.
+    at: Weak<dyn ConfigurationStore>,
+}
+
 /// A running subscription.
 struct Kept {
+    asked: Asked,
     subscription: Subscription,
     /// Cancelled at its end, so that a store does not wait for a reader that no longer reads.
     end: CancellationToken,
@@ -179,11 +191,15 @@ impl ConfigurationService {
             store: store.to_owned(),
             policy: self.inner.policies.configuration_inbound(store),
         });
-        let watch = self
-            .inner
-            .subscribe(&*found, store, keys, metadata, handler)
-            .await?;
-        self.inner.keep(watch, CancellationToken::new()).await
+        let asked = Asked {
+            store: store.to_owned(),
+            keys: keys.to_vec(),
+            metadata: metadata.clone(),
+            handler,
+            at: Arc::downgrade(&found),
+        };
+        let watch = self.inner.subscribe(&*found, &asked).await?;
+        self.inner.keep(watch, asked, CancellationToken::new()).await
     }
 
     /// Streams updates of these keys, which are told to the store in order.
@@ -204,12 +220,16 @@ impl ConfigurationService {
             events: sender,
             end: end.clone(),
         });
-        let watch = self
-            .inner
-            .subscribe(&*found, store, &keys, metadata, handler)
-            .await?;
+        let asked = Asked {
+            store: store.to_owned(),
+            keys,
+            metadata: metadata.clone(),
+            handler,
+            at: Arc::downgrade(&found),
+        };
+        let watch = self.inner.subscribe(&*found, &asked).await?;
         Ok(Updates {
-            id: self.inner.keep(watch, end).await?,
+            id: self.inner.keep(watch, asked, end).await?,
             inner: self.inner.clone(),
             events,
         })
@@ -233,6 +253,40 @@ impl ConfigurationService {
     /// In Dapr's words if not.
     pub fn check_store(&self, store: &str) -> Result<(), ApiError> {
         self.inner.store(store).map(|_| ())
+    }
+
+    /// Stores came, went or were made anew: subscriptions go on at the store that has the name now, under the ids
+    /// that they have. Those whose store is gone end.
+    pub async fn components_changed(&self) {
+        let inner = &self.inner;
+        let stale: Vec<(String, Asked)> = {
+            let open = inner.open();
+            let kept = open.by_id.iter();
+            kept.filter(|(_, kept)| !inner.is_current(&kept.asked))
+                .map(|(id, kept)| (id.clone(), kept.asked.clone()))
+                .collect()
+        };
+        for (id, asked) in stale {
+            let old = match inner.reopen(asked).await {
+                Ok((asked, subscription)) => inner.open().by_id.get_mut(&id).map(|kept| {
+                    kept.asked = asked;
+                    std::mem::replace(&mut kept.subscription, subscription)
+                }),
+                Err(error) => {
+                    tracing::warn!(
+                        target: "dapr.runtime",
+                        "the subscription {id} of configuration ends, its store was changed: {error}"
+                    );
+                    inner.open().by_id.remove(&id).map(|kept| {
+                        kept.end.cancel();
+                        kept.subscription
+                    })
+                }
+            };
+            if let Some(old) = old {
+                old.close().await;
+            }
+        }
     }
 
     /// Ends all subscriptions; none can be opened any more.
@@ -278,14 +332,29 @@ impl Inner {
         Err(ApiError::legacy(code, http, grpc, text).with_grpc_reason(code))
     }
 
-    async fn subscribe(
-        &self,
-        found: &dyn ConfigurationStore,
-        store: &str,
-        keys: &[String],
-        metadata: &RequestMetadata,
-        handler: Arc<dyn UpdateHandler>,
-    ) -> Result<Watch, ApiError> {
+    /// Whether a subscription is one at the store that has its name now.
+    fn is_current(&self, asked: &Asked) -> bool {
+        let snapshot = self.components.snapshot();
+        let now = snapshot.configuration.get(asked.store.as_str());
+        now.is_some_and(|now| Arc::downgrade(now).ptr_eq(&asked.at))
+    }
+
+    /// Opens a subscription once more, at the store that has its name now.
+    async fn reopen(&self, mut asked: Asked) -> Result<(Asked, Subscription), ApiError> {
+        let found = self.store(&asked.store)?;
+        asked.at = Arc::downgrade(&found);
+        let watch = self.subscribe(&*found, &asked).await?;
+        Ok((asked, watch.subscription))
+    }
+
+    async fn subscribe(&self, found: &dyn ConfigurationStore, asked: &Asked) -> Result<Watch, ApiError> {
+        let Asked {
+            store,
+            keys,
+            metadata,
+            handler,
+            ..
+        } = asked;
         let call = self.policies.configuration(store, "subscribe");
         call.run(|| found.subscribe(keys, metadata, handler.clone()))
             .await
@@ -297,9 +366,13 @@ impl Inner {
     }
 
     /// Holds a subscription under its id.
-    async fn keep(&self, watch: Watch, end: CancellationToken) -> Result<String, ApiError> {
+    async fn keep(&self, watch: Watch, asked: Asked, end: CancellationToken) -> Result<String, ApiError> {
         let Watch { id, subscription } = watch;
-        let kept = Kept { subscription, end };
+        let kept = Kept {
+            asked,
+            subscription,
+            end,
+        };
         let refused = {
             let mut open = self.open();
             if open.closed {

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use outrigger_components_api::name_resolution::ResolveRequest;
 use outrigger_model::GrpcCode;
@@ -79,7 +80,7 @@ pub struct InvokerParts {
     /// Connections to them.
     pub peers: Arc<Peers>,
     /// HTTPEndpoint resources by name.
-    pub endpoints: BTreeMap<String, Endpoint>,
+    pub endpoints: Endpoints,
     /// Policies of the user.
     pub resiliency: Resiliency,
     /// The port to assume where a resolver knows only hosts.
@@ -90,9 +91,13 @@ pub struct InvokerParts {
     pub metrics: RuntimeMetrics,
 }
 
+/// HTTPEndpoint resources by name.
+pub type Endpoints = BTreeMap<String, Arc<Endpoint>>;
+
 /// Calls apps by name.
 pub struct Invoker {
     parts: InvokerParts,
+    endpoints: ArcSwap<Endpoints>,
     own_app_id: HeaderValue,
     own_namespace: HeaderValue,
     forwarding: remote::Forwarding,
@@ -103,7 +108,7 @@ enum Destination<'a> {
     Own(&'a AppChannel),
     Remote(ResolveRequest),
     Url(&'a str),
-    Endpoint(&'a Endpoint),
+    Endpoint(Arc<Endpoint>),
 }
 
 /// A failed attempt under a policy: an answer that counts as a failure is handed to the caller in the end.
@@ -117,7 +122,7 @@ impl Invoker {
     ///
     /// # Errors
     /// An app id or namespace that cannot stand in a header.
-    pub fn new(parts: InvokerParts) -> Result<Self, InvokeError> {
+    pub fn new(mut parts: InvokerParts) -> Result<Self, InvokeError> {
         let header = |text: &str| {
             HeaderValue::from_str(text).map_err(|_| {
                 InvokeError::internal(format!(
@@ -129,6 +134,7 @@ impl Invoker {
             own_app_id: header(&parts.identity.app_id)?,
             own_namespace: header(&parts.identity.namespace)?,
             forwarding: remote::Forwarding::new(&parts.identity)?,
+            endpoints: ArcSwap::from_pointee(std::mem::take(&mut parts.endpoints)),
             parts,
         })
     }
@@ -148,6 +154,16 @@ impl Invoker {
         &self.parts.peers
     }
 
+    /// The HTTPEndpoint resources as of now.
+    pub fn endpoints(&self) -> Arc<Endpoints> {
+        self.endpoints.load_full()
+    }
+
+    /// Puts other HTTPEndpoint resources in force; calls under way end with the endpoint that they began with.
+    pub fn set_endpoints(&self, endpoints: Endpoints) {
+        self.endpoints.store(Arc::new(endpoints));
+    }
+
     /// Policies of the user.
     pub const fn resiliency(&self) -> &Resiliency {
         &self.parts.resiliency
@@ -157,7 +173,7 @@ impl Invoker {
     pub fn goes_to_a_peer(&self, target: &str) -> bool {
         match target::parse(target) {
             Ok(Target::App { id, namespace }) => {
-                !self.parts.endpoints.contains_key(target) && !self.is_own(id, namespace)
+                !self.endpoints.load().contains_key(target) && !self.is_own(id, namespace)
             }
             _ => false,
         }
@@ -206,8 +222,8 @@ impl Invoker {
 
     fn destination<'a>(&'a self, target: &'a str) -> Result<Destination<'a>, InvokeError> {
         let parts = &self.parts;
-        if let Some(endpoint) = parts.endpoints.get(target) {
-            return Ok(Destination::Endpoint(endpoint));
+        if let Some(endpoint) = self.endpoints.load().get(target) {
+            return Ok(Destination::Endpoint(endpoint.clone()));
         }
         let (id, namespace) = match target::parse(target)? {
             Target::Url(url) => return Ok(Destination::Url(url)),

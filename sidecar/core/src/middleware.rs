@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use outrigger_components_api::middleware::{Body as Shared, BodyFailure, HttpMiddleware, Next};
@@ -18,7 +19,7 @@ use crate::{Body, BodyError};
 
 /// What requests of one direction pass.
 pub struct Pipeline {
-    handlers: Vec<HandlerSpec>,
+    handlers: ArcSwap<Vec<HandlerSpec>>,
     components: Arc<ComponentStore>,
 }
 
@@ -29,22 +30,28 @@ impl std::fmt::Debug for Pipeline {
 }
 
 impl Pipeline {
-    /// The pipeline of a Configuration; `None` without handlers.
-    pub fn new(spec: &PipelineSpec, components: Arc<ComponentStore>) -> Option<Arc<Self>> {
-        (!spec.handlers.is_empty()).then(|| {
-            Arc::new(Self {
-                handlers: spec.handlers.clone(),
-                components,
-            })
+    /// The pipeline of a Configuration.
+    pub fn new(spec: &PipelineSpec, components: Arc<ComponentStore>) -> Arc<Self> {
+        Arc::new(Self {
+            handlers: ArcSwap::from_pointee(spec.handlers.clone()),
+            components,
         })
+    }
+
+    /// Whether there are handlers; without, a request need not pass.
+    pub fn is_used(&self) -> bool {
+        !self.handlers.load().is_empty()
+    }
+
+    /// Sets the handlers for requests from now on.
+    pub fn set(&self, spec: &PipelineSpec) {
+        self.handlers.store(Arc::new(spec.handlers.clone()));
     }
 
     /// One line for each handler that has no effect now.
     pub fn warnings(&self) -> Vec<String> {
-        let missing = self
-            .handlers
-            .iter()
-            .filter(|handler| self.find(handler).is_none());
+        let handlers = self.handlers.load();
+        let missing = handlers.iter().filter(|handler| self.find(handler).is_none());
         missing
             .map(|handler| {
                 format!(
@@ -77,6 +84,7 @@ impl Pipeline {
     {
         let handlers: Vec<_> = self
             .handlers
+            .load()
             .iter()
             .filter_map(|handler| self.find(handler))
             .collect();

@@ -12,6 +12,7 @@ mod active;
 pub mod bulk;
 pub mod deliver;
 pub mod errors;
+pub mod outbox;
 mod programmatic;
 pub mod publish;
 mod routes;
@@ -23,10 +24,10 @@ pub mod subscription;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use outrigger_components_api::pubsub::{BulkEntry, NewMessage, PublishRequest};
+use outrigger_components_api::pubsub::{BulkEntry, NewMessage, PubSub, PublishRequest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -150,6 +151,24 @@ impl PubSubService {
 impl Inner {
     fn find(&self, pubsub: &str) -> Option<LoadedPubSub> {
         self.components.snapshot().pubsub.get(pubsub).cloned()
+    }
+
+    /// The component of this name, to be compared with [`Self::is_current`].
+    fn broker(&self, pubsub: &str) -> Option<Weak<dyn PubSub>> {
+        let loaded = self.components.snapshot();
+        loaded
+            .pubsub
+            .get(pubsub)
+            .map(|loaded| Arc::downgrade(&loaded.broker))
+    }
+
+    /// Whether that is still the component of this name.
+    fn is_current(&self, pubsub: &str, broker: Option<&Weak<dyn PubSub>>) -> bool {
+        match (self.broker(pubsub), broker) {
+            (Some(now), Some(then)) => now.ptr_eq(then),
+            (None, None) => true,
+            _ => false,
+        }
     }
 
     /// All subscriptions of the app but streams.

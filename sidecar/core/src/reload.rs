@@ -12,9 +12,14 @@
 //!
 //! What is at work when a resource changes is finished with the old one.
 
+mod apply;
+pub mod files;
+
 use outrigger_resources::{Component, Configuration, HttpEndpoint, Resiliency, Resource, Subscription};
 use thiserror::Error;
 use tokio::sync::mpsc;
+
+pub use apply::{ConfigurationTarget, Effect, Reloader, ReloaderParts};
 
 /// Changes that may wait; a source waits for room beyond that.
 const QUEUE: usize = 64;

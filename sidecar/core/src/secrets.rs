@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::secrets::{Secret, SecretStore};
 use outrigger_model::{ApiError, GrpcCode};
@@ -19,12 +20,12 @@ pub type SecretAccess = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 pub struct SecretService {
     components: Arc<ComponentStore>,
     policies: Arc<ComponentPolicies>,
-    allowed: SecretAccess,
+    allowed: ArcSwap<SecretAccess>,
 }
 
 impl SecretService {
     /// The service over these components with the access rules of `spec.secrets.scopes`.
-    pub const fn new(
+    pub fn new(
         components: Arc<ComponentStore>,
         policies: Arc<ComponentPolicies>,
         allowed: SecretAccess,
@@ -32,8 +33,13 @@ impl SecretService {
         Self {
             components,
             policies,
-            allowed,
+            allowed: ArcSwap::from_pointee(allowed),
         }
+    }
+
+    /// Sets the access rules.
+    pub fn set_access(&self, allowed: SecretAccess) {
+        self.allowed.store(Arc::new(allowed));
     }
 
     fn store(&self, name: &str) -> Result<Arc<dyn SecretStore>, ApiError> {
@@ -67,7 +73,7 @@ impl SecretService {
         metadata: &RequestMetadata,
     ) -> Result<Option<Secret>, ApiError> {
         let found = self.store(store)?;
-        if !(self.allowed)(store, key) {
+        if !(self.allowed.load())(store, key) {
             return Err(ApiError::legacy(
                 "ERR_PERMISSION_DENIED",
                 403,
@@ -112,7 +118,7 @@ impl SecretService {
                     format!("failed getting secrets from secret store {store}: {error}"),
                 )
             })?;
-        secrets.retain(|name, _| (self.allowed)(store, name));
+        secrets.retain(|name, _| (self.allowed.load())(store, name));
         Ok(secrets)
     }
 }

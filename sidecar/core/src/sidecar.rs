@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use http::HeaderMap;
 use outrigger_trace_context::{Sampler, TraceContext};
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,7 @@ impl Tracing {
 pub struct ShutdownRequest {
     graceful: CancellationToken,
     forced: CancellationToken,
+    restart: CancellationToken,
 }
 
 impl ShutdownRequest {
@@ -63,6 +65,16 @@ impl ShutdownRequest {
         } else {
             self.graceful.cancel();
         }
+    }
+
+    /// Asks for a new life in the same process, as SIGHUP does.
+    pub fn request_restart(&self) {
+        self.restart.cancel();
+    }
+
+    /// Resolves when a new life is asked for.
+    pub async fn restart(&self) {
+        self.restart.cancelled().await;
     }
 
     /// Resolves when a graceful stop is asked for.
@@ -76,7 +88,7 @@ impl ShutdownRequest {
     }
 }
 
-/// Facts about the sidecar that do not change while it runs.
+/// Facts about the sidecar that seldom change while it runs.
 #[derive(Debug, Clone, Default)]
 pub struct StaticMetadata {
     /// Version of the runtime.
@@ -130,7 +142,7 @@ pub struct Sidecar {
     /// Values put over the API.
     pub extended: ExtendedMetadata,
     /// Facts for the metadata API.
-    pub facts: StaticMetadata,
+    pub facts: ArcSwap<StaticMetadata>,
     /// Stops the process.
     pub shutdown: ShutdownRequest,
     /// Components loaded and API servers up.
@@ -151,6 +163,7 @@ impl Sidecar {
     /// The metadata document as of now.
     pub fn metadata(&self) -> Metadata {
         let loaded = self.components.snapshot();
+        let facts = self.facts.load();
         let components = loaded
             .order
             .iter()
@@ -164,14 +177,14 @@ impl Sidecar {
             .collect();
         Metadata {
             id: self.identity.app_id.to_string(),
-            runtime_version: self.facts.version.clone(),
-            enabled_features: self.facts.enabled_features.clone(),
+            runtime_version: facts.version.clone(),
+            enabled_features: facts.enabled_features.clone(),
             components,
             extended: self.extended.all(),
             subscriptions: self.pubsub.subscriptions_metadata(),
-            http_endpoints: self.facts.http_endpoints.clone(),
-            resiliencies: self.facts.resiliencies.clone(),
-            app: self.facts.app.clone(),
+            http_endpoints: facts.http_endpoints.clone(),
+            resiliencies: facts.resiliencies.clone(),
+            app: facts.app.clone(),
             actors: self.actor_metadata(),
         }
     }

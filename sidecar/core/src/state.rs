@@ -18,12 +18,14 @@ use outrigger_model::ApiError;
 use crate::Edge;
 use crate::components::{ComponentStore, LoadedState};
 use crate::policy::ComponentPolicies;
+use crate::pubsub::{PubSubService, PublishTrace};
 
 /// State operations of both APIs.
 pub struct StateService {
     components: Arc<ComponentStore>,
     policies: Arc<ComponentPolicies>,
     app_id: Arc<str>,
+    pubsub: PubSubService,
 }
 
 /// A store found by name, for the length of one call.
@@ -35,16 +37,18 @@ pub struct Store<'a> {
 }
 
 impl StateService {
-    /// The service over these components.
+    /// The service over these components; outboxes publish by `pubsub`.
     pub const fn new(
         components: Arc<ComponentStore>,
         policies: Arc<ComponentPolicies>,
         app_id: Arc<str>,
+        pubsub: PubSubService,
     ) -> Self {
         Self {
             components,
             policies,
             app_id,
+            pubsub,
         }
     }
 
@@ -280,9 +284,13 @@ impl Store<'_> {
     /// (contract `http-api`, section 2).
     ///
     /// # Errors
-    /// `ERR_STATE_TRANSACTION` for whatever the store says, `ERR_STATE_STORE_TOO_MANY_TRANSACTIONS`, or an
+    /// `ERR_PUBLISH_OUTBOX`, `ERR_STATE_TRANSACTION` for whatever the store says, `ERR_STATE_STORE_TOO_MANY_TRANSACTIONS`, or an
     /// illegal key.
-    pub async fn transact(&self, mut request: TransactionRequest) -> Result<(), ApiError> {
+    pub async fn transact(
+        &self,
+        mut request: TransactionRequest,
+        trace: &PublishTrace,
+    ) -> Result<(), ApiError> {
         self.require_transactions()?;
         for operation in &mut request.operations {
             let (key, etag) = match operation {
@@ -325,6 +333,14 @@ impl Store<'_> {
                     set.value = sealed.map_err(|error| errors::transact(&error))?;
                 }
             }
+        }
+        if let Some(outbox) = &self.loaded.outbox {
+            let published = self
+                .service
+                .pubsub
+                .publish_outbox(outbox, request.operations, trace)
+                .await;
+            request.operations = published.map_err(|error| errors::outbox(&self.service.app_id, &error))?;
         }
         let policy = self.service.policies.state(self.name, "transaction");
         policy

@@ -57,7 +57,7 @@ impl Dapr for DaprApi {
         &self,
         request: Request<wire::ExecuteStateTransactionRequest>,
     ) -> Result<Response<()>, Status> {
-        state::transact(&self.core, request.into_inner()).await
+        state::transact(&self.core, request).await
     }
 
     async fn get_secret(

@@ -31,6 +31,7 @@ mod trace;
 
 use std::sync::{Arc, LazyLock};
 
+use arc_swap::ArcSwap;
 use outrigger_proto::runtime::v1::dapr_server::DaprServer;
 use outrigger_resources::ApiAccess;
 use outrigger_sidecar_core::Sidecar;
@@ -71,6 +72,8 @@ pub struct GrpcOptions {
 pub struct GrpcApi {
     core: Arc<Sidecar>,
     options: GrpcOptions,
+    /// `spec.api` as it is now.
+    access: ArcSwap<ApiAccess>,
     dapr: DaprServer<DaprApi>,
     api_reflection: LazyLock<Result<Reflection, ReflectionError>>,
     internal_reflection: LazyLock<Result<Reflection, ReflectionError>>,
@@ -84,11 +87,17 @@ impl GrpcApi {
             .max_encoding_message_size(options.max_message);
         Arc::new(Self {
             core,
+            access: ArcSwap::from_pointee(options.access.clone()),
             options,
             dapr,
             api_reflection: LazyLock::new(|| Reflection::new(Server::Api)),
             internal_reflection: LazyLock::new(|| Reflection::new(Server::Internal)),
         })
+    }
+
+    /// Sets which RPCs there are, for calls from now on.
+    pub fn set_access(&self, access: ApiAccess) {
+        self.access.store(Arc::new(access));
     }
 
     fn reflection(&self, server: Server) -> &Result<Reflection, ReflectionError> {

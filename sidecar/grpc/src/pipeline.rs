@@ -67,7 +67,7 @@ impl GrpcApi {
         let Some(method) = path.strip_prefix(DAPR).filter(|_| server == Server::Api) else {
             return self.proxy(request).await;
         };
-        if !self.options.access.allows_grpc(access::groups(method)) {
+        if !self.access.load().allows_grpc(access::groups(method)) {
             return error::from_http(501, "requested endpoint is not available").into_http();
         }
         let invokes = method == "InvokeService";

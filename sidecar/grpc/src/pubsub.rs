@@ -19,7 +19,7 @@ use crate::trace;
 /// What a stream answers.
 pub(crate) type EventStream = BoxStream<wire::SubscribeTopicEventsResponseAlpha1>;
 
-fn trace_of<T>(request: &Request<T>) -> PublishTrace {
+pub(crate) fn trace_of<T>(request: &Request<T>) -> PublishTrace {
     let headers = request.metadata().clone().into_headers();
     PublishTrace::new(trace::of(request.extensions()), trace::parent(&headers).is_some())
 }

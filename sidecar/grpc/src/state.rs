@@ -8,7 +8,7 @@ use outrigger_proto::common::v1::state_options::{StateConcurrency, StateConsiste
 use outrigger_proto::runtime::v1 as wire;
 use outrigger_sidecar_core::state::errors::{empty_key, unknown_operation};
 use outrigger_sidecar_core::{Edge, Sidecar};
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::error::{map, to_status};
 
@@ -168,8 +168,10 @@ pub(crate) async fn delete_bulk(
 
 pub(crate) async fn transact(
     core: &Sidecar,
-    request: wire::ExecuteStateTransactionRequest,
+    request: Request<wire::ExecuteStateTransactionRequest>,
 ) -> Result<Response<()>, Status> {
+    let trace = crate::pubsub::trace_of(&request);
+    let request = request.into_inner();
     let store = core
         .state
         .store(&request.store_name, Edge::Grpc)
@@ -200,7 +202,7 @@ pub(crate) async fn transact(
         metadata: map(request.metadata),
     };
     store
-        .transact(transaction)
+        .transact(transaction, &trace)
         .await
         .map_err(|error| to_status(&error))?;
     Ok(Response::new(()))

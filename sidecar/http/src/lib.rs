@@ -32,6 +32,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use http::Response;
 use outrigger_model::ApiError;
 use outrigger_sidecar_core::middleware::Pipeline;
@@ -68,7 +69,7 @@ pub struct HttpOptions {
     pub access: ApiAccess,
     /// Logging of API calls; `None` = off.
     pub api_log: Option<ApiLog>,
-    /// `spec.httpPipeline`; `None` = without handlers.
+    /// `spec.httpPipeline`
     pub middleware: Option<Arc<Pipeline>>,
 }
 
@@ -76,23 +77,47 @@ pub struct HttpOptions {
 pub struct HttpApi {
     core: Arc<Sidecar>,
     options: HttpOptions,
+    live: ArcSwap<Live>,
+}
+
+/// What a new Configuration may change while requests run.
+struct Live {
     routes: RouteTable,
     public_routes: RouteTable,
     /// Whether unmatched paths go to service invocation.
     invoke_fallback: bool,
+    api_log: Option<ApiLog>,
+}
+
+impl Live {
+    fn new(access: &ApiAccess, api_log: Option<ApiLog>) -> Self {
+        let routes = routes::all();
+        Self {
+            routes: RouteTable::new(routes.iter(), access),
+            public_routes: RouteTable::new(routes.iter().filter(|route| route.public), access),
+            invoke_fallback: access.allows_http("invoke", "v1", "v1.0/invoke/*"),
+            api_log,
+        }
+    }
 }
 
 impl HttpApi {
     /// Builds the route tables.
     pub fn new(core: Arc<Sidecar>, options: HttpOptions) -> Arc<Self> {
-        let routes = routes::all();
-        let invoke_fallback = options.access.allows_http("invoke", "v1", "v1.0/invoke/*");
-        Arc::new(Self {
-            routes: RouteTable::new(routes.iter(), &options.access),
-            public_routes: RouteTable::new(routes.iter().filter(|route| route.public), &options.access),
-            core,
-            options,
-            invoke_fallback,
-        })
+        let live = ArcSwap::from_pointee(Live::new(&options.access, options.api_log));
+        Arc::new(Self { core, options, live })
+    }
+
+    /// Sets which routes there are and what is logged, for requests from now on.
+    pub fn configure(&self, access: &ApiAccess, api_log: Option<ApiLog>) {
+        self.live.store(Arc::new(Live::new(access, api_log)));
+    }
+
+    /// The pipeline, if it has handlers.
+    fn middleware(&self) -> Option<&Arc<Pipeline>> {
+        self.options
+            .middleware
+            .as_ref()
+            .filter(|pipeline| pipeline.is_used())
     }
 }

@@ -31,7 +31,7 @@ impl HttpApi {
         remote: Option<SocketAddr>,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        if let Some(remote) = remote.filter(|_| self.options.middleware.is_some()) {
+        if let Some(remote) = remote.filter(|_| self.middleware().is_some()) {
             request.extensions_mut().insert(RemoteAddress(remote));
         }
         let call = self.core.metrics.http.server_call(&request);
@@ -120,7 +120,7 @@ impl HttpApi {
             }
             parts.headers.remove(API_TOKEN);
         }
-        let Some(middleware) = &self.options.middleware else {
+        let Some(middleware) = self.middleware() else {
             return self.handle_logged(None, parts, body, trace).await;
         };
         // The route is the one of the path that came; what middleware makes of it concerns invocations only.
@@ -139,7 +139,7 @@ impl HttpApi {
         body: Body,
         trace: Option<TraceContext>,
     ) -> Response<Body> {
-        if let Some(log) = &self.options.api_log {
+        if let Some(log) = self.live.load().api_log {
             log.write(&parts.method, parts.uri.path(), &parts.headers);
         }
         self.route(Listener::Api, routed, parts, body, trace).await
@@ -153,10 +153,11 @@ impl HttpApi {
         body: Body,
         trace: Option<TraceContext>,
     ) -> Response<Body> {
+        let live = self.live.load_full();
         let table = if listener == Listener::Public {
-            &self.public_routes
+            &live.public_routes
         } else {
-            &self.routes
+            &live.routes
         };
         let escaped = routed.unwrap_or_else(|| parts.uri.path().to_owned());
         let cleaned = path::clean(&escaped);
@@ -169,7 +170,7 @@ impl HttpApi {
                 let request = ApiRequest::new(parts, body, params, trace);
                 self.answer(handler(self.clone(), request).await)
             }
-            _ if listener == Listener::Api && self.invoke_fallback => {
+            _ if listener == Listener::Api && live.invoke_fallback => {
                 let request = ApiRequest::new(parts, body, BTreeMap::new(), trace);
                 self.answer(crate::invoke::handle(self.clone(), request).await)
             }

@@ -16,7 +16,8 @@ use outrigger_trace_context::TraceContext;
 use crate::request::ApiRequest;
 use crate::{HttpApi, respond};
 
-fn trace(request: &ApiRequest) -> PublishTrace {
+/// The trace that events of this request carry on.
+pub(crate) fn trace(request: &ApiRequest) -> PublishTrace {
     let remote = TraceContext::from_headers(&request.parts.headers).is_some();
     PublishTrace::new(request.trace.clone(), remote)
 }

@@ -13,7 +13,7 @@ use outrigger_model::{ApiError, GrpcCode};
 use outrigger_sidecar_core::{Body, Edge};
 
 use crate::request::{ApiRequest, malformed};
-use crate::{HttpApi, respond};
+use crate::{HttpApi, publish, respond};
 
 fn options(request: &ApiRequest) -> StateOptions {
     StateOptions {
@@ -169,7 +169,9 @@ pub(crate) async fn transaction(
     store.require_transactions()?;
     let metadata = request.metadata();
     let body = request.bytes().await.map_err(malformed)?;
-    store.transact(decode::transaction(&body, &metadata)?).await?;
+    let trace = publish::trace(&request);
+    let transaction = decode::transaction(&body, &metadata)?;
+    store.transact(transaction, &trace).await?;
     Ok(respond::no_content())
 }
 

@@ -16,7 +16,7 @@ fn resiliency(yaml: &str) -> Resiliency {
 }
 
 fn retry(resiliency: &Resiliency, name: &str) -> RetryPolicy {
-    RetryPolicy::clone(&resiliency.inner.loaded.retries[name])
+    RetryPolicy::clone(&resiliency.inner.load().loaded.retries[name])
 }
 
 fn seconds(policy: &Policy) -> Option<u64> {
@@ -236,7 +236,10 @@ fn broken_resources_are_named_and_what_was_read_of_them_stays() {
     }
     assert_eq!(warnings.len(), 6);
     assert_eq!(seconds(&resiliency.app("b", "e")), Some(1));
-    assert_eq!(*resiliency.inner.resource, ("seven".to_owned(), "ns".to_owned()));
+    assert_eq!(
+        *resiliency.inner.load().resource,
+        ("seven".to_owned(), "ns".to_owned())
+    );
 }
 
 #[test]

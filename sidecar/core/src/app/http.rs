@@ -141,7 +141,8 @@ impl HttpApp {
             headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
         }
         let call = self.metrics.client_call(&request);
-        let result = match &self.middleware {
+        let pipeline = self.middleware.as_ref().filter(|pipeline| pipeline.is_used());
+        let result = match pipeline {
             None => self.send(request, slot).await,
             Some(middleware) => self.send_through(middleware, request, slot).await,
         };

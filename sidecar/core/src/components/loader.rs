@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use outrigger_components_api::metadata::{Placeholders, Properties};
 use outrigger_components_api::registry::Registry;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::init::Init;
-use super::ComponentStore;
+use super::{Component, ComponentStore};
 use crate::Identity;
 use crate::metrics::{InitFailure, RuntimeMetrics};
 
@@ -39,7 +40,7 @@ pub struct Loader {
     /// What components see of the environment.
     component_env: Arc<BTreeMap<String, String>>,
     env_keys: String,
-    deny: Vec<String>,
+    deny: ArcSwap<Vec<String>>,
     is_kubernetes: bool,
     shutdown: CancellationToken,
     metrics: RuntimeMetrics,
@@ -71,7 +72,9 @@ pub struct LoaderOptions {
 
 /// How an attempt to load ended.
 enum Outcome {
-    Loaded,
+    /// In the place of this one.
+    Loaded(Option<Component>),
+    /// It waits for its secret store, or is on the deny list.
     Parked,
 }
 
@@ -91,7 +94,7 @@ impl Loader {
             environment: options.environment,
             component_env: Arc::new(env),
             env_keys: options.env_keys,
-            deny: options.deny,
+            deny: ArcSwap::from_pointee(options.deny),
             is_kubernetes: options.is_kubernetes,
             shutdown: options.shutdown,
             metrics: options.metrics,
@@ -108,12 +111,24 @@ impl Loader {
             .into_iter()
             .partition(|resource| matches!(resource.category(), Some((Category::SecretStores, _))));
         for resource in secret_stores.into_iter().chain(others) {
-            self.load(resource).await?;
+            let loaded = self
+                .store
+                .snapshot()
+                .all
+                .get(resource.metadata.name.as_str())
+                .cloned();
+            match loaded {
+                Some(loaded) if *loaded.source == resource => {}
+                Some(_) => {
+                    return Err(LoadError(format!(
+                        "component {} already exists",
+                        resource.metadata.name
+                    )));
+                }
+                None => self.load(resource).await?,
+            }
         }
-        let parked = self
-            .parked
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let parked = self.parked();
         for (store, waiting) in parked.iter() {
             for resource in waiting {
                 tracing::warn!(
@@ -129,26 +144,14 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Self::load_all`].
-    pub async fn load(&self, resource: Resource) -> Result<(), LoadError> {
+    async fn load(&self, resource: Resource) -> Result<(), LoadError> {
         let mut queue = vec![resource];
         while let Some(resource) = queue.pop() {
             let name = log_name(&resource);
             match self.try_load(&resource).await {
-                Ok(Outcome::Loaded) => {
+                Ok(Outcome::Loaded(_)) => {
                     tracing::info!("Component loaded: {name}");
-                    if matches!(resource.category(), Some((Category::SecretStores, _))) {
-                        let mut parked = self
-                            .parked
-                            .lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner);
-                        queue.extend(
-                            parked
-                                .remove(&resource.metadata.name)
-                                .unwrap_or_default()
-                                .into_iter()
-                                .rev(),
-                        );
-                    }
+                    queue.extend(self.unparked(&resource));
                 }
                 Ok(Outcome::Parked) => {}
                 Err(error) if resource.spec.ignore_errors => {
@@ -160,21 +163,83 @@ impl Loader {
         Ok(())
     }
 
+    /// Loads one component while the sidecar runs, in the place of what has its name, then those that waited for it;
+    /// what was replaced. What cannot be loaded is logged, and what is there stays.
+    pub async fn reload(&self, resource: Resource) -> Vec<Component> {
+        let mut replaced = Vec::new();
+        let mut queue = vec![resource];
+        while let Some(resource) = queue.pop() {
+            let name = log_name(&resource);
+            self.unpark(&resource.metadata.name);
+            match self.try_load(&resource).await {
+                Ok(Outcome::Loaded(old)) => {
+                    let what = if old.is_some() { "reloaded" } else { "loaded" };
+                    tracing::info!("Component {what}: {name}");
+                    replaced.extend(old);
+                    queue.extend(self.unparked(&resource));
+                }
+                Ok(Outcome::Parked) => tracing::warn!(
+                    "component {name} waits for a secret store that is not loaded; until then things stay as they are"
+                ),
+                Err(error) => {
+                    let loaded = self.store.snapshot();
+                    let rest = if loaded.all.contains_key(resource.metadata.name.as_str()) {
+                        "the version that was loaded before stays in use"
+                    } else {
+                        "it is not available until that is mended"
+                    };
+                    tracing::error!("component {name} could not be reloaded, {rest}: {error}");
+                }
+            }
+        }
+        replaced
+    }
+
+    /// Sets `spec.components.deny`.
+    pub fn set_deny(&self, deny: Vec<String>) {
+        self.deny.store(Arc::new(deny));
+    }
+
+    /// Why a component must not be loaded, if so.
+    pub fn denied(&self, resource: &Resource) -> Option<String> {
+        let spec = &resource.spec;
+        denied_component(&self.deny.load(), &spec.component_type, &spec.version)
+    }
+
+    /// Whether a component of this name waits for its secret store.
+    pub fn is_parked(&self, name: &str) -> bool {
+        let parked = self.parked();
+        parked.values().flatten().any(|one| one.metadata.name == name)
+    }
+
+    /// Forgets a component that waits for its secret store.
+    pub fn unpark(&self, name: &str) {
+        for waiting in self.parked().values_mut() {
+            waiting.retain(|one| one.metadata.name != name);
+        }
+    }
+
+    /// What waited for this component, if it is a secret store; the last one is the first in order.
+    fn unparked(&self, loaded: &Resource) -> Vec<Resource> {
+        if !matches!(loaded.category(), Some((Category::SecretStores, _))) {
+            return Vec::new();
+        }
+        let mut waiting = self.parked().remove(&loaded.metadata.name).unwrap_or_default();
+        waiting.reverse();
+        waiting
+    }
+
+    fn parked(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Resource>>> {
+        self.parked
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     async fn try_load(&self, resource: &Resource) -> Result<Outcome, String> {
         let name = log_name(resource);
-        if let Some(reason) =
-            denied_component(&self.deny, &resource.spec.component_type, &resource.spec.version)
-        {
+        if let Some(reason) = self.denied(resource) {
             tracing::warn!("component {name} is not loaded: {reason}");
             return Ok(Outcome::Parked);
-        }
-        if let Some(loaded) = self.store.snapshot().all.get(resource.metadata.name.as_str()) {
-            let same = *loaded.component_type == *resource.spec.component_type;
-            return if same && loaded.source.as_ref() == resource {
-                Ok(Outcome::Loaded)
-            } else {
-                Err(format!("component {} already exists", resource.metadata.name))
-            };
         }
         let kind = resource.spec.component_type.as_str();
         let (category, implementation) = resource.category().ok_or_else(|| {
@@ -205,8 +270,7 @@ impl Loader {
         let component = started.map_err(|error| {
             format!("process component {} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}: {error}", resource.metadata.name)
         })?;
-        self.store.insert(component).await;
-        Ok(Outcome::Loaded)
+        Ok(Outcome::Loaded(self.store.replace(component).await))
     }
 
     /// Secret and environment references, then placeholders. `None` = parked until its secret store appears.
@@ -220,11 +284,7 @@ impl Loader {
             match self.store.snapshot().secret_stores.get(store_name) {
                 Some(store) => lookup = Some(StoreLookup(store.clone())),
                 None => {
-                    let mut parked = self
-                        .parked
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
-                    parked
+                    self.parked()
                         .entry(store_name.to_owned())
                         .or_default()
                         .push(resource.clone());

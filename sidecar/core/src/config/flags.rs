@@ -74,9 +74,7 @@ pub(super) const NOT_BUILT_FLAGS: &[(&str, &str)] = &[
     ("enable-profiling", "profiles are not served"),
     ("profile-port", "profiles are not served"),
     ("control-plane-address", "the operator is not contacted"),
-    ("hot-reload-reconcile-interval", "resources are read at start only"),
     ("disable-builtin-k8s-secret-store", "there is no built-in Kubernetes secret store"),
-    ("app-binding-options-timeout", "bindings are not available"),
 ];
 
 /// The variables the sidecar reads and what they do (contract section 2.1); the documentation comes from here.

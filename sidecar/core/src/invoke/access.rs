@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use outrigger_identity::{PeerIdentity, SpiffeError};
 use outrigger_model::GrpcCode;
 use outrigger_resources::access_control::{AccessControl, Caller, Decision, PolicyLevel};
@@ -50,14 +51,22 @@ impl PeerCaller {
 /// The rules of this app; none = everything is allowed.
 #[derive(Default)]
 pub struct InvokeAccess {
-    rules: Option<AccessControl>,
+    rules: ArcSwapOption<AccessControl>,
     metrics: AccessMetrics,
 }
 
 impl InvokeAccess {
     /// With these rules.
     pub fn new(rules: Option<AccessControl>, metrics: AccessMetrics) -> Self {
-        Self { rules, metrics }
+        Self {
+            rules: ArcSwapOption::from_pointee(rules),
+            metrics,
+        }
+    }
+
+    /// Sets the rules for calls from now on.
+    pub fn set_rules(&self, rules: Option<AccessControl>) {
+        self.rules.store(rules.map(Arc::new));
     }
 
     /// Decides about a normalised method. `caller` is `None` if the connection is not encrypted.
@@ -70,7 +79,8 @@ impl InvokeAccess {
         method: &str,
         verb: Option<&str>,
     ) -> Result<(), InvokeError> {
-        let Some(rules) = &self.rules else { return Ok(()) };
+        let rules = self.rules.load();
+        let Some(rules) = &*rules else { return Ok(()) };
         let id = caller.map(PeerCaller::id).unwrap_or_default();
         let denied = |text: String| InvokeError::status(GrpcCode::PermissionDenied, text);
         let known = caller.and_then(PeerCaller::caller);

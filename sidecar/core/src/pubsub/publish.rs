@@ -44,7 +44,7 @@ impl PublishTrace {
     }
 
     /// `traceparent` and `tracestate` as the event says them.
-    fn texts(&self) -> (String, String) {
+    pub(super) fn texts(&self) -> (String, String) {
         self.span
             .as_ref()
             .map(|span| (span.to_string(), span.state.to_string()))
@@ -269,12 +269,24 @@ impl Inner {
         &self,
         pubsub: &str,
         loaded: &LoadedPubSub,
-        mut message: PublishRequest,
+        message: PublishRequest,
     ) -> Result<(), ApiError> {
-        let topic = std::mem::take(&mut message.topic);
-        if !loaded.scopes.may_publish(&topic) {
-            return Err(errors::forbidden(pubsub, &topic, &self.identity.app_id));
+        if !loaded.scopes.may_publish(&message.topic) {
+            return Err(errors::forbidden(pubsub, &message.topic, &self.identity.app_id));
         }
+        let topic = message.topic.clone();
+        let sent = self.send(pubsub, loaded, message).await;
+        sent.map_err(|error| errors::publish(pubsub, &topic, &error.to_string()))
+    }
+
+    /// Hands a message, which the scopes let pass, to the broker under its policy.
+    pub(super) async fn send(
+        &self,
+        pubsub: &str,
+        loaded: &LoadedPubSub,
+        mut message: PublishRequest,
+    ) -> Result<(), ComponentError> {
+        let topic = std::mem::take(&mut message.topic);
         message.topic = at_broker(loaded, &topic);
         let started = Instant::now();
         let published = self
@@ -288,7 +300,7 @@ impl Inner {
         self.policies
             .metrics()
             .published(pubsub, &topic, published.is_ok(), started.elapsed());
-        published.map_err(|error: ComponentError| errors::publish(pubsub, &topic, &error.to_string()))
+        published
     }
 
     /// Hands several messages to the broker, if the scopes let them pass; the inner error lists those that failed.

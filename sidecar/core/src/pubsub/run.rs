@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use outrigger_components_api::pubsub::PubSub;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +18,9 @@ use super::subscription::SubscriptionSpec;
 use super::{Inner, PubSubService, programmatic};
 
 /// First pause before a failed start is tried again; each one is half as long again as the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Subscriptions that are started or being started, by component and topic.
 type Running = BTreeMap<(String, String), Kept>;
@@ -29,6 +30,8 @@ type Trying = mpsc::Sender<Infallible>;
 
 struct Kept {
     spec: Arc<SubscriptionSpec>,
+    /// The component it was started for; another one in its place means another subscription.
+    broker: Option<Weak<dyn PubSub>>,
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -60,7 +63,7 @@ impl PubSubService {
 }
 
 /// Resolves when the value has changed; never if nobody can change it any more.
-async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+pub(super) async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -117,7 +120,9 @@ impl Inner {
         trying: Option<Trying>,
     ) {
         let obsolete: Running = running
-            .extract_if(.., |_, kept| !wanted.contains(&kept.spec))
+            .extract_if(.., |_, kept| {
+                !wanted.contains(&kept.spec) || !self.is_current(&kept.spec.pubsub, kept.broker.as_ref())
+            })
             .collect();
         stop_all(obsolete).await;
         for spec in wanted {
@@ -126,9 +131,11 @@ impl Inner {
             running.entry(key).or_insert_with(|| {
                 let (spec, stop) = (Arc::new(spec), CancellationToken::new());
                 let (inner, subscriber) = (self.clone(), subscriber.clone());
+                let broker = self.broker(&spec.pubsub);
                 let keep = keep(inner, spec.clone(), subscriber, stop.clone(), trying.clone());
                 Kept {
                     spec,
+                    broker,
                     stop,
                     task: AbortOnDropHandle::new(tokio::spawn(keep)),
                 }

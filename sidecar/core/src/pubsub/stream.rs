@@ -1,17 +1,20 @@
 //! Subscriptions that an app opens as a stream (contract `pubsub`, section 5).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use outrigger_components_api::RequestMetadata;
+use outrigger_components_api::pubsub::PubSub;
 use outrigger_model::ApiError;
 use outrigger_proto::runtime::v1::TopicEventRequest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::active::{Active, StartError};
 use super::bulk::Batch;
 use super::deliver::{BatchOutcome, Delivery, Outcome, Refusal, Subscriber, grpc_status, topic_event};
+use super::run::changed;
 use super::subscription::{SubscriptionSpec, catch_all};
 use super::{Inner, PubSubService, errors};
 use crate::metadata::SubscriptionKind;
@@ -47,7 +50,14 @@ pub struct Stream {
     number: u64,
     events: mpsc::Receiver<TopicEventRequest>,
     waiting: Arc<Waiting>,
+    spec: Arc<SubscriptionSpec>,
+    subscriber: Arc<dyn Subscriber>,
     active: Option<Active>,
+    /// The component that it reads from.
+    broker: Option<Weak<dyn PubSub>>,
+    changes: watch::Receiver<u64>,
+    /// The subscription at the component before, which ends when its events are answered.
+    draining: Option<AbortOnDropHandle<()>>,
 }
 
 /// Deliveries that wait for the app's answer, by event id.
@@ -164,21 +174,23 @@ impl PubSubService {
         });
         let (sender, events) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Waiting::default());
-        let subscriber = Arc::new(StreamSubscriber {
+        let subscriber: Arc<dyn Subscriber> = Arc::new(StreamSubscriber {
             events: sender,
             waiting: waiting.clone(),
         });
-        let active = self
-            .inner
-            .start(spec.clone(), subscriber)
-            .await
-            .map_err(|error| match error {
-                StartError::NoComponent(name) => StreamError::Api(errors::not_found(&name, None)),
-                error => StreamError::Text(format!(
-                    "failed to create subscription for {}: {error}",
-                    spec.pubsub
-                )),
-            })?;
+        let changes = self.inner.changes.subscribe();
+        let broker = self.inner.broker(&spec.pubsub);
+        let active =
+            self.inner
+                .start(spec.clone(), subscriber.clone())
+                .await
+                .map_err(|error| match error {
+                    StartError::NoComponent(name) => StreamError::Api(errors::not_found(&name, None)),
+                    error => StreamError::Text(format!(
+                        "failed to create subscription for {}: {error}",
+                        spec.pubsub
+                    )),
+                })?;
         let number = {
             let mut streams = self.inner.streams();
             let number = streams.next;
@@ -191,18 +203,52 @@ impl PubSubService {
             number,
             events,
             waiting,
+            spec,
+            subscriber,
             active: Some(active),
+            broker,
+            changes,
+            draining: None,
         })
     }
 }
 
 impl Stream {
-    /// The next event; `None` when the sidecar stops.
+    /// The next event; `None` when the sidecar stops, or when the component is gone.
     pub async fn next(&mut self) -> Option<TopicEventRequest> {
-        tokio::select! {
-            biased;
-            () = self.inner.closing.cancelled() => None,
-            event = self.events.recv() => event,
+        let inner = self.inner.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = inner.closing.cancelled() => return None,
+                event = self.events.recv() => return event,
+                () = changed(&mut self.changes) => {}
+            }
+            if !inner.is_current(&self.spec.pubsub, self.broker.as_ref()) && !self.renew().await {
+                return None;
+            }
+        }
+    }
+
+    /// Another component has taken the place of the one that is read from: reads from it. False if there is none, or
+    /// it takes no subscription; the app opens the stream anew then. May be dropped half-way and called again.
+    async fn renew(&mut self) -> bool {
+        let broker = self.inner.broker(&self.spec.pubsub);
+        match self.inner.start(self.spec.clone(), self.subscriber.clone()).await {
+            Ok(active) => {
+                let old = self.active.replace(active);
+                self.broker = broker;
+                // In the background: events that the app has are answered over this stream.
+                self.draining = old.map(|old| AbortOnDropHandle::new(tokio::spawn(old.close())));
+                true
+            }
+            Err(error) => {
+                tracing::warn!(
+                    target: "dapr.runtime",
+                    "a stream of topic '{}' ends, its component was reloaded: {error}", self.spec.topic
+                );
+                false
+            }
         }
     }
 
@@ -219,6 +265,10 @@ impl Stream {
         self.waiting.lock().clear();
         if let Some(active) = self.active.take() {
             active.close().await;
+        }
+        if let Some(draining) = self.draining.take() {
+            // A panic has been reported by the runtime; there is nothing left to stop.
+            let _ = draining.await;
         }
     }
 }

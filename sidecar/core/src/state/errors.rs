@@ -125,6 +125,22 @@ pub(super) fn transact(error: &StateError) -> ApiError {
         .with_grpc_reason("ERR_STATE_TRANSACTION")
 }
 
+/// The events of a transaction could not be published, so that it did not take place.
+pub(super) fn outbox(app_id: &str, error: &str) -> ApiError {
+    let metadata = [("appID", app_id), ("error", error)];
+    let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    ApiError::rich(
+        Some("ERR_PUBLISH_OUTBOX"),
+        500,
+        GrpcCode::Internal,
+        format!("error while publishing outbox message: {error}"),
+        vec![ErrorDetail::ErrorInfo {
+            reason: "DAPR_PUBSUB_OUTBOX".to_owned(),
+            metadata: Some(metadata.into()),
+        }],
+    )
+}
+
 /// The save of an item without a key over gRPC.
 pub fn empty_key() -> ApiError {
     ApiError::legacy(

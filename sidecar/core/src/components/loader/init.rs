@@ -16,6 +16,7 @@ use super::super::{Component, Instance, LoadedBinding, LoadedLock, LoadedPubSub,
 use super::{Loader, log_name};
 use crate::bindings::direction::Direction;
 use crate::lock::key::LockPrefix;
+use crate::pubsub::outbox::OutboxSettings;
 use crate::pubsub::scopes::TopicScopes;
 use crate::state::encryption::{Encryption, Key};
 use crate::state::key::KeyPrefix;
@@ -159,7 +160,10 @@ impl Init<'_> {
         )
         .map_err(|error| error.to_string())?;
         let keeps_actors = self.resolved.get("actorStateStore").is_some_and(is_truthy);
-        if keeps_actors && let Some(other) = &self.loader.store.snapshot().actor_store {
+        if keeps_actors
+            && let Some(other) = &self.loader.store.snapshot().actor_store
+            && *other.name != *self.resource.metadata.name
+        {
             return Err(format!(
                 "detected duplicate actor state store: {} and {}",
                 other.name, self.resource.metadata.name
@@ -181,6 +185,7 @@ impl Init<'_> {
             prefix,
             keeps_actors,
             encryption,
+            outbox: OutboxSettings::read(&self.resolved).map(Arc::new),
         };
         Ok((Instance::State(loaded), capabilities))
     }
