@@ -1,5 +1,8 @@
 //! Resources edited, added, removed, broken and renamed while a sidecar works: it follows, and no call fails.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

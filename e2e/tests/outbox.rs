@@ -1,6 +1,9 @@
 //! The transactional outbox: rows as recorded from Dapr, both sides of the internal topic in Dapr's form, nothing
 //! lost to a kill.
 
+// Tests fail by panicking, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -196,7 +196,7 @@ impl Reloader {
         }
     }
 
-    async fn load(&mut self, component: Component) {
+    async fn load(&self, component: Component) {
         if !self.concerns(&component) {
             return self.take(&component.metadata.name).await;
         }
@@ -222,7 +222,7 @@ impl Reloader {
     }
 
     /// A second store for actors is refused; once the first one is gone it is welcome.
-    async fn take_up_actor_stores(&mut self) {
+    async fn take_up_actor_stores(&self) {
         if self.parts.sidecar.components.snapshot().actor_store.is_some() {
             return;
         }

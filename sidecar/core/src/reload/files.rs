@@ -49,7 +49,7 @@ impl FileSource {
     pub async fn run(self, sink: ResourceSink, shutdown: CancellationToken) {
         let (told, mut events) = watch::channel(());
         // Kept: dropping it ends the watch.
-        let _watcher = self.watch(told.clone());
+        let _watcher = self.watch(&told);
         let mut reader = Reader::new(self.clone());
         loop {
             // Reading files may block for as long as a network file system likes.
@@ -86,7 +86,8 @@ impl FileSource {
     }
 
     /// A watcher of everything that can be watched; what cannot is read at intervals only.
-    fn watch(&self, told: watch::Sender<()>) -> Option<RecommendedWatcher> {
+    fn watch(&self, told: &watch::Sender<()>) -> Option<RecommendedWatcher> {
+        let told = told.clone();
         let handler = move |event: notify::Result<notify::Event>| {
             // Reading is an event as well, but no change.
             if event.is_ok_and(|event| !event.kind.is_access()) {
