@@ -50,7 +50,7 @@ const SCENARIOS: &[Scenario] = &[
         control_plane::broken_resources_are_refused,
     ),
     (
-        "every service of the control plane restarts without being away",
+        "every service of the control plane restarts, and no pod is refused meanwhile",
         control_plane::services_restart,
     ),
     (

@@ -1,8 +1,11 @@
 //! The control plane itself: installed, disturbed, upgraded, measured, removed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{CHART, PATIENCE, SYSTEM, Stage};
+use outrigger_e2e::kube::Kube;
+
+use super::{CHART, PATIENCE, SYSTEM, Stage, container};
 
 /// Values of this node, which offers no volumes; and there is no operator yet.
 const VALUES: &[&str] = &[
@@ -55,12 +58,53 @@ pub(super) fn broken_resources_are_refused(stage: &mut Stage) {
     });
 }
 
+/// While pods that want a sidecar are admitted one after the other: with failurePolicy Fail, a moment without the injector
+/// would refuse one.
 pub(super) fn services_restart(stage: &mut Stage) {
-    for workload in WORKLOADS {
-        let restart = ["-n", SYSTEM, "rollout", "restart", workload];
-        stage.cluster.kubectl(&restart, "").unwrap();
-        stage.cluster.rolled_out(SYSTEM, workload, PATIENCE);
+    let kube = Kube::new(stage.cluster.kubeconfig());
+    let over = AtomicBool::new(false);
+    let (admitted, failures) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| admissions(&kube, &over));
+        {
+            // Also when a restart fails: the thread must end.
+            let _over = SetWhenDropped(&over);
+            for workload in WORKLOADS {
+                let restart = ["-n", SYSTEM, "rollout", "restart", workload];
+                stage.cluster.kubectl(&restart, "").unwrap();
+                stage.cluster.rolled_out(SYSTEM, workload, PATIENCE);
+            }
+        }
+        asking.join().unwrap()
+    });
+    eprintln!("{admitted} pods admitted meanwhile");
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(admitted > 0);
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Asks for pods (without making them) until told to stop: how many would have a sidecar, and what went wrong.
+fn admissions(kube: &Kube, over: &AtomicBool) -> (usize, Vec<String>) {
+    let yaml = format!(
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: load, annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: load}}}}, \
+         spec: {{containers: [{}]}}}}",
+        container("load")
+    );
+    let path = "jsonpath={.spec.initContainers[0].name}";
+    let (mut admitted, mut failures) = (0, Vec::new());
+    while !over.load(Ordering::Relaxed) {
+        match kube.kubectl(&["create", "--dry-run=server", "-o", path, "-f", "-"], &yaml) {
+            Ok(name) if name == "daprd" => admitted += 1,
+            other => failures.push(format!("{other:?}")),
+        }
+    }
+    (admitted, failures)
 }
 
 /// Ready containers and restarts of the control plane's pods.
