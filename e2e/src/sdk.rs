@@ -91,7 +91,7 @@ pub struct App {
 
 impl World {
     /// Redis and resources: `statestore` (SQLite), `memstore`, `pubsub` (Redis), `mempubsub`, `secrets` (a file),
-    /// and more that the test itself needs. Sidecars find each other through SQLite, not by multicast.
+    /// `redisbind`, `config` and `lock` (Redis), `tick` (an input binding), and more that the test itself needs. Sidecars find each other through SQLite, not by multicast.
     ///
     /// # Panics
     /// If Redis is not installed.
@@ -112,6 +112,14 @@ impl World {
             component("pubsub", "pubsub.redis", &[("redisHost", &host)]),
             RETRIES.to_owned(),
             component("mempubsub", "pubsub.in-memory", &[]),
+            component("redisbind", "bindings.redis", &[("redisHost", &host)]),
+            component("config", "configuration.redis", &[("redisHost", &host)]),
+            component("lock", "lock.redis", &[("redisHost", &host)]),
+            component(
+                "tick",
+                "bindings.cron",
+                &[("schedule", "@every 1s"), ("direction", "input")],
+            ),
             component(
                 "secrets",
                 "secretstores.local.file",

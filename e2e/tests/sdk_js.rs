@@ -1,4 +1,6 @@
 //! The official JavaScript SDK, unmodified: DaprClient and DaprServer, both over HTTP and over gRPC.
+//!
+//! The table of calls stands in `e2e/sdk/js/driver.js`; a call of the SDK that it does not name fails the test.
 
 use std::path::PathBuf;
 
@@ -25,7 +27,7 @@ async fn every_call_of_the_javascript_sdk_is_served() {
         world.daprd("js-ending-http").http_port().to_string(),
         world.daprd("js-ending-grpc").grpc_port().to_string(),
     ];
-    world.drive("js-driver", &node, &args, 50).await;
+    world.drive("js-driver", &node, &args, 62).await;
     world.ended("js-ending-http").await;
     world.ended("js-ending-grpc").await;
 }

@@ -1,5 +1,8 @@
 //! The official Python SDK, unmodified: its clients (gRPC, HTTP invocation, asynchronous) and its app extensions
 //! (gRPC, FastAPI, Flask) against our sidecars.
+//!
+//! Which call is covered where stands in the table of `e2e/sdk/python/driver_blocks.py`; a call of the SDK that it does
+//! not name fails the test.
 
 use outrigger_e2e::sdk::{App, World, installed, root};
 
@@ -39,7 +42,7 @@ async fn every_call_of_the_python_sdk_is_served() {
     world.sidecar("py-ending").await;
     let grpc = |app_id: &str| format!("127.0.0.1:{}", world.daprd(app_id).grpc_port());
     let args = [script("driver.py"), grpc("py-ending"), grpc("py-fastapi")];
-    world.drive("py-driver", &python, &args, 40).await;
+    world.drive("py-driver", &python, &args, 52).await;
     world.ended("py-ending").await;
 }
 

@@ -9,6 +9,8 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_local_secrets::register(&mut registry);
     outrigger_components_mdns::register(&mut registry);
     outrigger_components_nameformat::register(&mut registry);
+    #[cfg(feature = "consul")]
+    outrigger_components_consul::register(&mut registry);
     #[cfg(feature = "kafka")]
     outrigger_components_kafka::register(&mut registry);
     #[cfg(feature = "mqtt")]
@@ -31,6 +33,8 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_local_storage::register(&mut registry);
     #[cfg(feature = "smtp")]
     outrigger_components_smtp::register(&mut registry);
+    #[cfg(feature = "vault")]
+    outrigger_components_vault::register(&mut registry);
     registry
 }
 
@@ -40,7 +44,9 @@ pub(crate) fn registry() -> Registry {
     feature = "mqtt",
     feature = "postgresql",
     feature = "rabbitmq",
-    feature = "redis"
+    feature = "redis",
+    feature = "vault",
+    feature = "http-middleware"
 ))]
 mod tests {
     use super::*;
@@ -58,6 +64,8 @@ mod tests {
                 "pubsub" => registry.pubsub.find(implementation, "v1").is_some(),
                 "bindings" => registry.output_bindings.find(implementation, "v1").is_some(),
                 "configuration" => registry.configuration.find(implementation, "v1").is_some(),
+                "secretstores" => registry.secret_stores.find(implementation, "v1").is_some(),
+                "middleware" => registry.middleware.find(implementation, "v1").is_some(),
                 other => panic!("{other} is no category"),
             };
             assert!(found, "{name}");

@@ -1,6 +1,6 @@
 //! What checks and tests need beside the Rust toolchain, installed once and found again in a moment:
 //! Debian's servers, Kafka's jars in `.cache/kafka`, cargo-deny, the official SDKs in `.cache/venv` (Python) and
-//! `.cache/npm` (JavaScript), and Kubernetes' programs in `.cache/kube`.
+//! `.cache/npm` (JavaScript), Vault's KV engine in `.cache/vault`, and Kubernetes' programs in `.cache/kube`.
 //!
 //! Each part leaves a stamp with what it was asked for; a changed list installs anew. Nothing is put outside
 //! `.cache` but Debian packages.
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::workspace::{cargo, command, root};
 
 mod kube;
+mod vault;
 
 /// The release of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -46,6 +47,7 @@ pub(crate) fn run() -> Result<()> {
     part("cargo-deny", || cargo_deny(&root))?;
     part("Python SDK", || python(&root))?;
     part("JavaScript SDK", || node(&root))?;
+    part("Vault's KV engine", || vault::build(&root))?;
     part("Kubernetes", || kube::build(&root))
 }
 

@@ -2,9 +2,11 @@
 
 mod bearer;
 mod client_credentials;
+mod oauth2;
 mod ratelimit;
 mod routeralias;
 mod routerchecker;
+mod sentinel;
 mod uppercase;
 
 use std::sync::Arc;
@@ -14,9 +16,11 @@ use outrigger_components_api::registry::Registry;
 
 pub use bearer::Bearer;
 pub use client_credentials::ClientCredentials;
+pub use oauth2::OAuth2;
 pub use ratelimit::RateLimit;
 pub use routeralias::RouterAlias;
 pub use routerchecker::RouterChecker;
+pub use sentinel::Sentinel;
 pub use uppercase::Uppercase;
 
 /// Adds all of them.
@@ -24,6 +28,9 @@ pub fn register(registry: &mut Registry) {
     let middleware = &mut registry.middleware;
     middleware.register("http.bearer", async |context| {
         Ok(Arc::new(Bearer::new(&context).await?) as Arc<dyn HttpMiddleware>)
+    });
+    middleware.register("http.oauth2", async |context| {
+        Ok(Arc::new(OAuth2::new(&context)?) as Arc<dyn HttpMiddleware>)
     });
     middleware.register("http.oauth2clientcredentials", async |context| {
         Ok(Arc::new(ClientCredentials::new(&context)?) as Arc<dyn HttpMiddleware>)
@@ -36,6 +43,9 @@ pub fn register(registry: &mut Registry) {
     });
     middleware.register("http.routerchecker", async |context| {
         Ok(Arc::new(RouterChecker::new(&context)?) as Arc<dyn HttpMiddleware>)
+    });
+    middleware.register("http.sentinel", async |context| {
+        Ok(Arc::new(Sentinel::new(&context)?) as Arc<dyn HttpMiddleware>)
     });
     middleware.register("http.uppercase", async |context| {
         Ok(Arc::new(Uppercase::new(&context)) as Arc<dyn HttpMiddleware>)

@@ -1,5 +1,7 @@
 //! Name resolution by a fixed pattern (contract `service-invocation`, section 8, `nameformat`): the app id stands
-//! in the address, so nothing is announced and nothing is asked.
+//! in the address, so nothing is announced and nothing is asked. And by a fixed list: [`structured`].
+
+mod structured;
 
 use std::sync::Arc;
 
@@ -10,11 +12,14 @@ use outrigger_components_api::{ComponentError, InitError};
 
 const PLACEHOLDER: &str = "{appid}";
 
-/// Registers `nameformat`.
+/// Registers `nameformat` and `structuredformat`.
 pub fn register(registry: &mut Registry) {
     registry
         .name_resolution
         .insert("nameformat".into(), Arc::new(Factory));
+    registry
+        .name_resolution
+        .insert("structuredformat".into(), Arc::new(structured::Factory));
 }
 
 struct Factory;

@@ -50,6 +50,13 @@ impl std::fmt::Debug for TlsSettings {
 #[error("{0}")]
 pub struct TlsError(String);
 
+impl TlsError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 impl TlsSettings {
     /// Builds the client.
     ///

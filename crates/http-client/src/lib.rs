@@ -10,11 +10,12 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use outrigger_client_tls::TlsSettings;
+use rustls_pki_types::ServerName;
 use url::Url;
 
 pub use outrigger_client_tls::{TlsError, Verify};
@@ -79,16 +80,30 @@ impl HttpClient {
     /// # Errors
     /// The TLS settings are of no use.
     pub fn new(tls: &TlsSettings) -> Result<Self, TlsError> {
+        Self::with_server_name(tls, None)
+    }
+
+    /// A client that asks every server for this name in TLS, instead of the one in the URL.
+    ///
+    /// # Errors
+    /// The TLS settings are of no use, or the name is none.
+    pub fn with_server_name(tls: &TlsSettings, name: Option<&str>) -> Result<Self, TlsError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let connector = HttpsConnectorBuilder::new()
+        let builder = HttpsConnectorBuilder::new()
             .with_tls_config(tls.client()?)
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(tcp);
+            .https_or_http();
+        let builder = match name {
+            None => builder,
+            Some(name) => {
+                let name = ServerName::try_from(name.to_owned())
+                    .map_err(|_| TlsError::new(format!("{name:?} is no name of a server")))?;
+                builder.with_server_name_resolver(FixedServerNameResolver::new(name))
+            }
+        };
+        let connector = builder.enable_http1().enable_http2().wrap_connector(tcp);
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())

@@ -51,6 +51,8 @@ async function main() {
   const tell = async ({ body }) => ({ events: received[JSON.parse(body).name] ?? [] });
   await server.invoker.listen("received", tell, { method: HttpMethod.POST });
 
+  await server.binding.receive("tick", async () => note("tick")("tick"));
+
   const topic = (name) => `js-${protocol}-${name}`;
   await server.pubsub.subscribe("pubsub", topic("plain"), note("plain"));
   await server.pubsub.subscribe("pubsub", topic("route"), note("route"), "/own-route");

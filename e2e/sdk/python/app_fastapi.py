@@ -93,4 +93,10 @@ def on_important(event=Body()):
     note("py-declared-important", event)
 
 
+# The input binding's name is its route.
+@app.post("/tick")
+def on_tick():
+    note("tick", "tick")
+
+
 uvicorn.run(app, host="127.0.0.1", port=int(os.environ["APP_PORT"]), log_level="warning")

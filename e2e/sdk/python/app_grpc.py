@@ -4,7 +4,7 @@ import json
 import os
 
 import grpc
-from dapr.ext.grpc import App, InvokeMethodRequest, InvokeMethodResponse, Rule, SubscriptionMessage
+from dapr.ext.grpc import App, BindingRequest, InvokeMethodRequest, InvokeMethodResponse, Rule, SubscriptionMessage
 from dapr.clients.grpc._response import TopicEventResponse
 
 app = App()
@@ -77,6 +77,11 @@ def on_drop(event: SubscriptionMessage):
 @app.subscribe("pubsub", "py-grpc-dead")
 def on_dead(event: SubscriptionMessage):
     note("py-grpc-dead", event)
+
+
+@app.binding("tick")
+def on_tick(request: BindingRequest):
+    received.setdefault("tick", []).append(sorted(request.metadata))
 
 
 app.register_health_check(lambda: None)

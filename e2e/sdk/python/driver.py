@@ -14,6 +14,7 @@ from dapr.clients import DaprClient  # noqa: E402
 from dapr.clients.health import DaprHealth  # noqa: E402
 
 import driver_async  # noqa: E402,F401
+import driver_blocks  # noqa: E402,F401
 import driver_invoke  # noqa: E402,F401
 import driver_pubsub  # noqa: E402,F401
 import driver_state  # noqa: E402,F401

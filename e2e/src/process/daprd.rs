@@ -151,6 +151,12 @@ impl Daprd {
         }
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its app id.
     #[must_use]
     pub fn app_id(&self) -> &str {
