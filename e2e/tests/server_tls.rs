@@ -1,4 +1,4 @@
-//! Components over TLS to real servers that speak nothing else: Redis, PostgreSQL, RabbitMQ, Mosquitto, Kafka. Whoever
+//! Components over TLS to real servers that speak nothing else: Redis, PostgreSQL, RabbitMQ, Mosquitto. Whoever
 //! shows another certificate than the trusted one is not talked to.
 
 // Tests fail by panicking, their helpers too.
@@ -127,9 +127,4 @@ async fn rabbitmq_over_tls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mosquitto_over_tls() {
     speaks_tls(Kind::Mosquitto).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kafka_over_tls() {
-    speaks_tls(Kind::Kafka).await;
 }
