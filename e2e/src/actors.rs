@@ -236,6 +236,8 @@ impl Host {
         daprd.process().signal("STOP");
         tokio::time::sleep(length).await;
         daprd.process().signal("CONT");
+        // Turns that were cut off end in the app a little later than in the sidecar.
+        tokio::time::sleep(Duration::from_secs(2)).await;
         self.app.excuse(false);
     }
 }
