@@ -40,7 +40,7 @@ const SEEDS: &[(&str, &[&str])] = &[
         "cloud_event",
         &[
             "application/json\0traceid\0a\0{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"a\",\"type\":\"t\",\"data\":{\"n\":1e400}}",
-            "application/cloudevents+json\0ttlInSeconds\05\0{\"id\":\"1\",\"expiration\":\"2020-01-01T00:00:00Z\"}",
+            "application/cloudevents+json\0ttlInSeconds\x005\0{\"id\":\"1\",\"expiration\":\"2020-01-01T00:00:00Z\"}",
             "application/octet-stream\0rawPayload\0true\0\u{1}\u{2}",
             "text/plain\0\0\0hello",
             "\0\0\0{\"data_base64\":\"AAE=\",\"datacontenttype\":\"application/octet-stream\"}",
@@ -117,13 +117,13 @@ const SEEDS: &[(&str, &[&str])] = &[
     (
         "schedule",
         &[
-            "*/5 * * * * *\x0010s\01h\x003",
+            "*/5 * * * * *\x0010s\x001h\x003",
             "@every 1s\x002020-01-01T00:00:00Z\0P1Y",
             "R5/PT1H\0\0",
             "0 0 30 2 *",
             "CRON_TZ=Europe/Berlin 30 2 * * *",
             "TZ=Nowhere/At 1 * * * *",
-            "@every 999999999h\0-5s\00s",
+            "@every 999999999h\0-5s\x000s",
             "59 59 23 31 12 ? 2099",
             "@yearly",
             "1-60/0 * * * *",
