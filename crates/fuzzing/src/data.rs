@@ -84,17 +84,19 @@ fn use_event(mut event: Event, metadata: &BTreeMap<String, String>) {
         event.plain_data_bytes(),
     );
     let _ = (event.id(), event.source(), event.extensions().count());
-    let read = |text: &[u8]| {
-        Event::parse(text).unwrap_or_else(|error| {
-            panic!(
-                "what was written is an event: {error}: {}",
-                String::from_utf8_lossy(text)
-            )
-        })
+    let read = |text: &[u8]| match Event::parse(text) {
+        Ok(event) => Some(event.to_json()),
+        // Publishing keeps numbers as they are written, receiving wants them within float64, as in Go.
+        Err(error) if error.to_string().contains("cannot unmarshal number") => None,
+        Err(error) => panic!(
+            "what was written is an event: {error}: {}",
+            String::from_utf8_lossy(text)
+        ),
     };
     // Bytes that are no text are written as an escape first, and as a character from then on.
-    let written = read(&event.to_json()).to_json();
-    assert_eq!(read(&written).to_json(), written, "and the same one");
+    if let Some(written) = read(&event.to_json()) {
+        assert_eq!(read(&written), Some(written.clone()), "and the same one");
+    }
 }
 
 /// Durations and sizes as metadata has them.
