@@ -190,7 +190,6 @@ fn mangled(input: &[u8], other: &[u8], round: u64) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "not yet run to its end: cargo test -p outrigger-fuzzing -- --ignored, mend what it finds, then take this line out"]
 fn every_target_holds_on_what_matters_and_on_mangled_copies_of_it() {
     for (name, target) in TARGETS {
         let seeds = SEEDS.iter().find(|(of, _)| of == name).map(|(_, seeds)| *seeds);
