@@ -30,9 +30,9 @@ impl Ledger {
         let state = &mut *state;
         state.turns += 1;
         let running = state.running.entry(actor.to_owned()).or_default();
-        let others = running.iter().filter(|other| !state.excused.contains(other));
-        if !state.excused.contains(&host)
-            && let Some(other) = others.into_iter().next()
+        let other = running.iter().find(|other| !state.excused.contains(other));
+        if let Some(other) = other
+            && !state.excused.contains(&host)
         {
             let text = format!("actor {actor} has a turn on host {host} and on host {other} at once");
             state.problems.push(text);
