@@ -320,7 +320,7 @@ async fn endpoints_policies_and_the_configuration_change_without_a_restart() {
         sidecar
             .process()
             .log()
-            .contains("resiliency policies could not be reloaded")
+            .contains("while reloading: resiliency policies in")
     })
     .await;
     let _ = two.take_calls();

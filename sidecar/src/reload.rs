@@ -122,7 +122,7 @@ impl ConfigurationTarget for LiveConfiguration {
     fn apply(&mut self, configuration: Configuration) -> Result<Effect, String> {
         let spec = &configuration.spec;
         let is_http = self.config.app.protocol.is_http();
-        let rules = AccessControl::new(&spec.access_control, is_http).map_err(|error| error.to_string())?;
+        let rules = AccessControl::new(&spec.access_control, is_http)?;
         let secrets = build::secret_access(&configuration).map_err(|error| error.to_string())?;
         if fixed_part(&configuration) != fixed_part(&self.parts.configuration) {
             return Ok(Effect::NeedsRestart);

@@ -195,6 +195,9 @@ impl Reader {
         let read = disk::read(directories)?;
         let is_broken = disk::is_resiliency_broken(directories);
         let policies = disk::read_resiliency(directories, &self.source.app_id);
+        if is_broken {
+            complaints.extend(policies.warnings);
+        }
         let (documents, good) = with_last_good(read, &self.good, complaints);
         let filter = Filter {
             namespace: &self.source.namespace,
