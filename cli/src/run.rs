@@ -13,6 +13,8 @@ mod output;
 mod plan;
 mod ports;
 mod runfile;
+mod service;
+mod shared;
 mod sidecar;
 mod signals;
 mod supervise;
@@ -112,10 +114,12 @@ async fn start(job: Job, env: &Env, terminal: bool) -> anyhow::Result<u8> {
     };
     let home = install::folder(&job.settings[0], env);
     let mtls = mtls::Mtls::prepare(&job.settings, &home, env, &guard).await?;
+    let shared = shared::Shared::prepare(&job.settings, &mtls, &home, env, &guard).await?;
     let mut ports = ports::Ports::default();
     let mut plans = Vec::new();
-    for settings in job.settings {
+    for mut settings in job.settings {
         let wants_mtls = settings.enable_mtls;
+        shared.apply(&mut settings);
         let context = plan::Context {
             env,
             template: job.template.as_ref(),
@@ -140,10 +144,14 @@ async fn start(job: Job, env: &Env, terminal: bool) -> anyhow::Result<u8> {
     if let Some(notice) = mtls.notice() {
         console.note(&notice).await;
     }
+    for notice in shared.notices() {
+        console.note(notice).await;
+    }
     let code = supervise_all(plans, env, &guard, &console).await?;
     if let Some(fallback) = fallback {
         fallback.stop().await;
     }
+    shared.stop().await;
     mtls.stop().await;
     drop(console);
     writer.finish().await;

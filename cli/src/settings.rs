@@ -158,10 +158,10 @@ settings! {
     /// Failures in a row that make an app unwell [default: 3]
     #[arg(long, value_name = "N")]
     app_health_threshold: i64,
-    /// Placement service for actors; the default of the stock CLI (localhost:50005) is not assumed
+    /// Placement service for actors; empty: none [default: one that the runs of this user share]
     #[arg(long, value_name = "ADDRESS")]
     placement_host_address: String,
-    /// Scheduler service for jobs and reminders; the default of the stock CLI (localhost:50006) is not assumed
+    /// Scheduler service for jobs and reminders; empty: none [default: one that the runs of this user share]
     #[arg(long, value_name = "ADDRESS")]
     scheduler_host_address: String,
     /// Mutual TLS between sidecars, with an authority of this machine's own [default: on if there is a `sentry` and no

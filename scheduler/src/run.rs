@@ -83,14 +83,26 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
             }
         }
     });
+    let (batcher, gathering) = Batcher::new(store.clone(), tasks.clone());
+    context
+        .tasks
+        .spawn("writes of calls", End::Fatal, running(gathering));
+    let (streams, stopping) = (tasks.clone(), stop.clone());
+    context.tasks.spawn("streams and writes", End::Fatal, async move {
+        stopping.cancelled().await;
+        streams.close();
+        streams.wait().await;
+        Ok(())
+    });
     let service = SchedulerService::new(ServiceParts {
-        batcher: Batcher::start(store.clone(), &tasks),
+        batcher,
         store,
         driver: handle,
         told,
         metrics,
         mtls: security.mtls(),
         capacity: config.capacity,
+        tasks,
         stop: stop.clone(),
     });
     serve_jobs(context, listener, &security, service, stop);

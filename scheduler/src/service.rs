@@ -19,6 +19,7 @@ use outrigger_proto::scheduler::v1::{
 use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use crate::driver::Handle;
@@ -54,6 +55,7 @@ struct Inner {
     /// Triggers that a stream may have unanswered.
     capacity: usize,
     next_stream: AtomicU64,
+    tasks: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -74,6 +76,8 @@ pub struct ServiceParts {
     pub mtls: bool,
     /// Triggers that a stream may have unanswered.
     pub capacity: usize,
+    /// What the streams run in.
+    pub tasks: TaskTracker,
     /// Ends the streams.
     pub stop: CancellationToken,
 }
@@ -89,6 +93,7 @@ impl SchedulerService {
             metrics,
             mtls,
             capacity,
+            tasks,
             stop,
         } = parts;
         Self(Arc::new(Inner {
@@ -100,6 +105,7 @@ impl SchedulerService {
             mtls,
             capacity,
             next_stream: AtomicU64::new(1),
+            tasks,
             stop,
         }))
     }

@@ -6,29 +6,21 @@
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use tokio::process::Command;
+use anyhow::Context;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 
 use super::plan::Plan;
 use super::ports::Ports;
-use crate::env::{Env, is_executable};
-use crate::http::{Call, Target, send};
-use crate::process::Group;
+use super::service::{self, Process};
+use crate::env::Env;
 use crate::process::guard::Guard;
 use crate::settings::Settings;
 
 /// Where the control plane of a laptop is.
 const TRUST_DOMAIN: &str = "localhost";
-const NAMESPACE: &str = "default";
-const START_LIMIT: Duration = Duration::from_secs(20);
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
-const STOP_GRACE: Duration = Duration::from_secs(2);
+pub(super) const NAMESPACE: &str = "default";
 /// Sentry insists on a Configuration; its defaults are meant.
 const CONFIGURATION: &str =
     "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: daprsystem\nspec: {}\n";
@@ -45,6 +37,7 @@ pub(super) enum Mtls {
 pub(super) struct Authority {
     address: String,
     anchors: String,
+    anchors_file: PathBuf,
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
     /// Its configuration and log; goes when this goes.
@@ -72,7 +65,7 @@ impl Mtls {
             }
         }
         let own = std::env::current_exe().ok();
-        let sentry = match find(own.as_deref(), install, env) {
+        let sentry = match service::find("sentry", "OUTRIGGER_SENTRY", own.as_deref(), install, env) {
             Ok(sentry) => sentry,
             Err(error) if asked => return Err(error.context("--enable-mtls needs an authority")),
             Err(error) => return Ok(Self::Off(Some(error.to_string()))),
@@ -101,6 +94,22 @@ impl Mtls {
             // One from elsewhere would win.
             ("DAPR_TRUST_ANCHORS_FILE".to_owned(), String::new()),
         ]);
+    }
+
+    /// What makes services trust the run's authority, for a run that has one.
+    pub(super) fn service_args(&self) -> Option<Vec<String>> {
+        let Self::On(authority) = self else { return None };
+        let anchors = authority.anchors_file.display().to_string();
+        let words = [
+            "--tls-enabled",
+            "--sentry-address",
+            &authority.address,
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--trust-anchors-file",
+            &anchors,
+        ];
+        Some(words.map(str::to_owned).into())
     }
 
     /// What was chosen, in words, where it is worth saying.
@@ -136,34 +145,6 @@ fn against(apps: &[Settings]) -> Option<String> {
         })
 }
 
-/// The sentry binary: `$OUTRIGGER_SENTRY` (`off` for none), else the one beside our own binary, else the installed one,
-/// else the first in `PATH`.
-fn find(own: Option<&Path>, install: &Path, env: &Env) -> anyhow::Result<PathBuf> {
-    match env.get("OUTRIGGER_SENTRY") {
-        Some("off") => bail!("$OUTRIGGER_SENTRY is off"),
-        Some(path) => {
-            let path = PathBuf::from(path);
-            ensure!(
-                is_executable(&path),
-                "$OUTRIGGER_SENTRY names {}, which is no executable file",
-                path.display()
-            );
-            return Ok(path);
-        }
-        None => {}
-    }
-    let beside = own.and_then(Path::parent).map(|dir| dir.join("sentry"));
-    let installed = install.join("bin").join("sentry");
-    beside
-        .into_iter()
-        .chain([installed])
-        .find(|path| is_executable(path))
-        .or_else(|| env.find_in_path("sentry"))
-        .context(
-            "there is no `sentry` binary beside outrigger, in the install folder or in PATH (`cargo build -p outrigger-sentry`)",
-        )
-}
-
 impl Authority {
     async fn start(sentry: &Path, install: &Path, guard: &Guard) -> anyhow::Result<Self> {
         let certs = install.join("outrigger").join("certs");
@@ -177,111 +158,47 @@ impl Authority {
         let mut ports = Ports::default();
         let (port, health) = (ports.pick()?, ports.pick()?);
         ports.release();
+        let words = [
+            "--mode",
+            "standalone",
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--listen-address",
+            "127.0.0.1",
+        ];
+        let mut args: Vec<String> = words.map(str::to_owned).into();
+        args.extend([
+            "--config".to_owned(),
+            temporary.path().join("daprsystem").display().to_string(),
+            "--issuer-credentials".to_owned(),
+            certs.display().to_string(),
+            "--port".to_owned(),
+            port.to_string(),
+        ]);
         let process = Process {
-            sentry: sentry.to_owned(),
+            name: "sentry",
+            binary: sentry.to_owned(),
+            args,
+            namespace: NAMESPACE,
             folder: temporary.path().to_owned(),
-            certs: certs.clone(),
-            port,
             health,
+            without: "--enable-mtls=false",
             guard: guard.clone(),
         };
         let mut group = process.spawn()?;
         process.ready(&mut group).await?;
-        let anchors = std::fs::read_to_string(certs.join("ca.crt"))
+        let anchors_file = certs.join("ca.crt");
+        let anchors = std::fs::read_to_string(&anchors_file)
             .with_context(|| format!("sentry left no root certificate in {}", certs.display()))?;
         let (stop, stopped) = oneshot::channel();
         Ok(Self {
             address: format!("127.0.0.1:{port}"),
             anchors,
+            anchors_file,
             stop,
-            running: tokio::spawn(process.keep(group, stopped)),
+            running: tokio::spawn(process.keep(Some(group), stopped)),
             _temporary: temporary,
         })
-    }
-}
-
-/// How sentry is run.
-struct Process {
-    sentry: PathBuf,
-    folder: PathBuf,
-    certs: PathBuf,
-    port: u16,
-    health: u16,
-    guard: Guard,
-}
-
-impl Process {
-    fn spawn(&self) -> anyhow::Result<Group> {
-        let mut command = Command::new(&self.sentry);
-        command
-            .args(["--mode", "standalone", "--trust-domain", TRUST_DOMAIN])
-            .arg("--config")
-            .arg(self.folder.join("daprsystem"))
-            .arg("--issuer-credentials")
-            .arg(&self.certs)
-            .args(["--listen-address", "127.0.0.1", "--port", &self.port.to_string()])
-            .args([
-                "--healthz-listen-address",
-                "127.0.0.1",
-                "--healthz-port",
-                &self.health.to_string(),
-            ])
-            .arg("--enable-metrics=false")
-            .arg("--log-file")
-            .arg(self.folder.join("sentry.log"))
-            .env("NAMESPACE", NAMESPACE)
-            .current_dir(&self.folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Group::start_quiet(command, &self.guard)
-            .with_context(|| format!("cannot start {}", self.sentry.display()))
-    }
-
-    /// Waits until it signs.
-    async fn ready(&self, group: &mut Group) -> anyhow::Result<()> {
-        let (target, deadline) = (Target::Port(self.health), Instant::now() + START_LIMIT);
-        loop {
-            let answer = send(&target, Call::get("/healthz"), Duration::from_secs(1)).await;
-            if answer.is_ok_and(|(status, _)| status.is_success()) {
-                return Ok(());
-            }
-            if let Ok(Some(status)) = group.child().try_wait() {
-                bail!(
-                    "sentry ended at once ({status}): {}\n--enable-mtls=false does without it",
-                    self.last_words()
-                );
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "sentry is not ready after {START_LIMIT:?}: {}\n--enable-mtls=false does without it",
-                self.last_words()
-            );
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.join("sentry.log")).unwrap_or_default();
-        log.lines().last().unwrap_or("it said nothing").to_owned()
-    }
-
-    /// Starts it again whenever it ends, until told to stop: certificates have to be renewed while apps run.
-    async fn keep(self, mut group: Group, mut stopped: oneshot::Receiver<()>) {
-        loop {
-            tokio::select! {
-                _ = &mut stopped => break,
-                _ = group.wait() => {}
-            }
-            tokio::select! {
-                _ = &mut stopped => break,
-                () = sleep(RESTART_PAUSE) => {}
-            }
-            if let Ok(again) = self.spawn() {
-                group = again;
-            }
-        }
-        // What does not end is the guard's affair.
-        let _ = group.stop(STOP_GRACE).await;
     }
 }
 

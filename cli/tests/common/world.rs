@@ -57,6 +57,8 @@ impl World {
             .env("OUTRIGGER_DAPRD", self.dir.path().join("daprd"))
             .env("OUTRIGGER_REDIS", "off")
             .env("OUTRIGGER_SENTRY", "off")
+            .env("OUTRIGGER_PLACEMENT", "off")
+            .env("OUTRIGGER_SCHEDULER", "off")
             .envs(self.vars.iter().cloned())
             .current_dir(self.dir.path())
             .stdin(Stdio::null());

@@ -56,8 +56,8 @@ pub(super) async fn open(
     let guard = Guard { inner, id };
     // One task hears the answers; the response ends with it, and it with the response.
     let (end_sender, end) = tokio::sync::oneshot::channel();
-    let hearing = hear(guard, said);
-    tokio::spawn(async move {
+    let (tasks, hearing) = (guard.inner.tasks.clone(), hear(guard, said));
+    tasks.spawn(async move {
         let mut end_sender = end_sender;
         tokio::select! {
             status = hearing => drop(end_sender.send(status)),
@@ -105,7 +105,9 @@ impl Drop for Guard {
         let (commands, id) = (self.inner.driver.commands.clone(), self.id);
         if let Err(mpsc::error::TrySendError::Full(command)) = commands.try_send(Command::Disconnect(id)) {
             // The driver is busy, not gone.
-            tokio::spawn(async move { commands.send(command).await });
+            self.inner
+                .tasks
+                .spawn(async move { commands.send(command).await });
         }
     }
 }

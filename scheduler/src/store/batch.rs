@@ -23,11 +23,13 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts gathering; ends when all handles are gone.
-    pub fn start(store: Arc<dyn Store>, tasks: &TaskTracker) -> Self {
+    /// A handle, and the task that gathers: it ends when all handles are gone. `tracker` has the writes under way.
+    pub fn new(
+        store: Arc<dyn Store>,
+        tracker: TaskTracker,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (queue, mut waiting) = mpsc::channel::<Waiting>(QUEUE);
-        let tracker = tasks.clone();
-        tasks.spawn(async move {
+        let gathering = async move {
             let slots = Arc::new(tokio::sync::Semaphore::new(IN_FLIGHT));
             let mut held_over: Option<Waiting> = None;
             loop {
@@ -50,8 +52,8 @@ impl Batcher {
                     answer(result, answers);
                 });
             }
-        });
-        Self { queue }
+        };
+        (Self { queue }, gathering)
     }
 
     /// Applies a transaction. Ok means durable.
