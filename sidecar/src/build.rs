@@ -22,7 +22,7 @@ use outrigger_sidecar_core::actors::{ActorService, Engine};
 use outrigger_sidecar_core::app::{AppChannel, AppHealth};
 use outrigger_sidecar_core::bindings::{BindingDeps, BindingService};
 use outrigger_sidecar_core::components::ComponentStore;
-use outrigger_sidecar_core::components::loader::{Loader, LoaderOptions};
+use outrigger_sidecar_core::components::loader::{BUILT_IN, Loader, LoaderOptions};
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
 use outrigger_sidecar_core::configuration::ConfigurationService;
 use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
@@ -34,6 +34,7 @@ use outrigger_sidecar_core::jobs::JobService;
 use outrigger_sidecar_core::lock::LockService;
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::middleware::Pipeline;
+use outrigger_sidecar_core::operator::Operator;
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
 use outrigger_sidecar_core::reload::Resources;
@@ -81,9 +82,16 @@ pub(crate) struct Built {
 /// Reads the Configuration files.
 pub(crate) fn configuration(config: &SidecarConfig) -> Result<Configuration, StartError> {
     let paths: Vec<PathBuf> = config.config.iter().map(PathBuf::from).collect();
-    let mut loaded =
-        configuration::load::load(&paths, |name| config.environment.get(name).map(str::to_owned))
-            .map_err(|error| StartError(format!("error loading configuration: {error}")))?;
+    let loaded = configuration::load::load(&paths, |name| config.environment.get(name).map(str::to_owned))
+        .map_err(|error| StartError(format!("error loading configuration: {error}")))?;
+    with_environment(config, loaded)
+}
+
+/// A Configuration with what the environment says about tracing.
+pub(crate) fn with_environment(
+    config: &SidecarConfig,
+    mut loaded: Configuration,
+) -> Result<Configuration, StartError> {
     loaded
         .spec
         .tracing
@@ -117,6 +125,8 @@ pub(crate) struct Base {
     pub(crate) metrics: Metrics,
     /// Where parts with metrics of their own register them.
     pub(crate) shown: outrigger_process::Metrics,
+    /// Where resources come from in Kubernetes mode.
+    pub(crate) operator: Option<Operator>,
 }
 
 /// The `dapr_*` metrics; without them if the settings are wrong, which is no reason not to serve.
@@ -153,8 +163,12 @@ pub(crate) async fn build(
         registry,
         metrics,
         shown,
+        operator,
     } = base;
-    let resources = resources(config)?;
+    let resources = match &operator {
+        Some(operator) => operator.resources().await.map_err(StartError::new)?,
+        None => resources(config)?,
+    };
 
     let resolver = name_resolution(
         config,
@@ -182,6 +196,9 @@ pub(crate) async fn build(
             metrics: metrics.runtime.clone(),
         },
     ));
+    if let Some(store) = built_in_secret_store(config) {
+        loader.load(store).await.map_err(StartError::new)?;
+    }
     loader
         .load_all(resources.components.clone())
         .await
@@ -350,6 +367,7 @@ pub(crate) async fn build(
             access,
             http_pipeline,
             app_pipeline,
+            operator,
         },
         core,
         peers,
@@ -410,6 +428,18 @@ fn resources(config: &SidecarConfig) -> Result<Resources, StartError> {
 pub(crate) fn secret_access(configuration: &Configuration) -> Result<SecretAccess, StartError> {
     let scopes = SecretScopes::new(&configuration.spec.secrets.scopes).map_err(StartError::new)?;
     Ok(Box::new(move |store, name| scopes.allows(store, name)))
+}
+
+/// The secret store that every sidecar in Kubernetes has, unless it is not wanted.
+fn built_in_secret_store(config: &SidecarConfig) -> Option<Component> {
+    let is_wanted = config.mode == Mode::Kubernetes && !config.control_plane.builtin_secret_store_disabled;
+    is_wanted.then(|| {
+        let mut store = Component::default();
+        BUILT_IN.clone_into(&mut store.metadata.name);
+        "secretstores.kubernetes".clone_into(&mut store.spec.component_type);
+        "v1".clone_into(&mut store.spec.version);
+        store
+    })
 }
 
 /// The HTTPEndpoint resources with their references resolved, by name.

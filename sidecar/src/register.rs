@@ -13,6 +13,8 @@ pub(crate) fn registry() -> Registry {
     outrigger_components_consul::register(&mut registry);
     #[cfg(feature = "kafka")]
     outrigger_components_kafka::register(&mut registry);
+    #[cfg(feature = "kubernetes")]
+    outrigger_components_kubernetes::register(&mut registry);
     #[cfg(feature = "mqtt")]
     outrigger_components_mqtt::register(&mut registry);
     #[cfg(feature = "postgresql")]

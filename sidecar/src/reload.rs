@@ -9,9 +9,10 @@ use outrigger_resiliency::Resiliency;
 use outrigger_resources::{AccessControl, ApiAccess, Configuration};
 use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::components::loader::Loader;
-use outrigger_sidecar_core::config::{Mode, SidecarConfig};
+use outrigger_sidecar_core::config::SidecarConfig;
 use outrigger_sidecar_core::invoke::access::InvokeAccess;
 use outrigger_sidecar_core::middleware::Pipeline;
+use outrigger_sidecar_core::operator::{Operator, OperatorSource};
 use outrigger_sidecar_core::reload::files::FileSource;
 use outrigger_sidecar_core::reload::{self, ConfigurationTarget, Effect, Reloader, ReloaderParts, Resources};
 use outrigger_sidecar_core::tls::SystemRoots;
@@ -37,6 +38,8 @@ pub(crate) struct ReloadParts {
     pub(crate) access: Arc<InvokeAccess>,
     pub(crate) http_pipeline: Arc<Pipeline>,
     pub(crate) app_pipeline: Arc<Pipeline>,
+    /// Where resources come from in Kubernetes mode.
+    pub(crate) operator: Option<Operator>,
 }
 
 /// Watches resources and applies their changes, unless the feature is off.
@@ -56,7 +59,10 @@ pub(crate) fn start(
     tracing::info!(target: "dapr.runtime", "Hot reloading enabled. Daprd will reload 'Component', 'Subscription', \
         'HTTPEndpoint', 'Resiliency' and 'Configuration' resources on change.");
     let (sink, changes) = reload::channel();
-    if config.mode == Mode::Standalone {
+    if let Some(operator) = parts.operator.clone() {
+        let source = OperatorSource::new(operator, config.hot_reload_interval);
+        intake.tasks.spawn(source.run(sink, intake.stop.clone()));
+    } else {
         let source = file_source(config, &parts.configuration);
         intake.tasks.spawn(source.run(sink, intake.stop.clone()));
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_components_api::name_resolution::Resolver;
+use outrigger_identity::IdentityMetrics;
 use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::readiness::Target;
 use outrigger_process::{Drain, Environment, Metrics, Signals, Tasks};
@@ -13,6 +14,7 @@ use outrigger_sidecar_core::Sidecar;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{Mode, SidecarConfig};
 use outrigger_sidecar_core::jobs::{ActorReminders, DueJobs};
+use outrigger_sidecar_core::operator::Operator;
 use outrigger_sidecar_core::scheduler::SchedulerReminders;
 use outrigger_sidecar_core::sidecar::ShutdownRequest;
 use tokio::time::Instant;
@@ -96,22 +98,36 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     };
     tracing::info!(target: "dapr.runtime", "{mode} mode configured");
     tracing::info!(target: "dapr.runtime", "app id: {}", config.app_id);
-    let configuration = build::configuration(config)?;
-    for warning in crate::not_built::warnings(&configuration) {
-        tracing::warn!(target: "dapr.runtime", "{warning}");
-    }
+    // Files first: a mistake in them needs no identity to be found.
+    let from_files = match config.mode {
+        Mode::Standalone => Some(build::configuration(config)?),
+        Mode::Kubernetes => None,
+    };
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let metrics = Metrics::new();
-    // What registers itself does so here, and is not shown where metrics are switched off.
-    let is_enabled = configuration.spec.effective_metrics().enabled.unwrap_or(true);
-    let shown = if is_enabled {
-        metrics.clone()
-    } else {
-        Metrics::new()
-    };
     let starting = async {
         // Nothing listens before it can prove who it is.
-        let security = security::start(config, &shown, &shutdown, &tasks).await?;
+        let counters = IdentityMetrics::new(&[("app_id", &config.app_id)]);
+        let security = security::start(config, &counters, &shutdown, &tasks).await?;
+        let (operator, configuration) = match from_files {
+            Some(configuration) => (None, configuration),
+            None => {
+                let operator = Operator::new(&security, config).map_err(StartError::new)?;
+                let configuration = operator.configuration().await.map_err(StartError::new)?;
+                (Some(operator), build::with_environment(config, configuration)?)
+            }
+        };
+        for warning in crate::not_built::warnings(&configuration) {
+            tracing::warn!(target: "dapr.runtime", "{warning}");
+        }
+        // What registers itself does so here, and is not shown where metrics are switched off.
+        let is_enabled = configuration.spec.effective_metrics().enabled.unwrap_or(true);
+        let shown = if is_enabled {
+            metrics.clone()
+        } else {
+            Metrics::new()
+        };
+        counters.register(shown.registry()).map_err(StartError::new)?;
         let listeners = servers::bind(config, &metrics).await?;
         let identity = build::identity(config);
         let base = Base {
@@ -121,6 +137,7 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
             ports: listeners.ports,
             registry: register::registry(),
             shown,
+            operator,
         };
         let built = build::build(config, configuration, base, &shutdown, &tasks).await?;
         Ok::<_, StartError>((listeners, built))

@@ -6,7 +6,6 @@ use outrigger_identity::{
     Anchors, ControlPlane, IdentityMetrics, Options, Security, SecurityError, SentryOptions, Source,
     TokenSource,
 };
-use outrigger_process::Metrics;
 use outrigger_process::readiness::Target;
 use outrigger_sidecar_core::config::{ControlPlaneConfig, Mode, SidecarConfig};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ const CHECK: Duration = Duration::from_secs(30);
 /// If it cannot be had: a sidecar that should be encrypted does not run in plain text.
 pub(crate) async fn start(
     config: &SidecarConfig,
-    metrics: &Metrics,
+    counters: &IdentityMetrics,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<Security, StartError> {
@@ -62,12 +61,10 @@ pub(crate) async fn start(
         jwt_audiences: settings.jwt_audiences.clone(),
         control_plane: control_plane.clone(),
     };
-    let counters = IdentityMetrics::new(&[("app_id", &config.app_id)]);
-    counters.register(metrics.registry()).map_err(StartError::new)?;
     let options = Options {
         mtls: settings.mtls,
         key: settings.identity_key,
-        metrics: counters,
+        metrics: counters.clone(),
         ..Options::new(control_plane, anchors, Source::Sentry(sentry))
     };
     let address = &settings.sentry_address;

@@ -54,6 +54,18 @@ const TABLE: &[Row] = &[
         why: "a webhook: settings and a pod in, a patch out",
     },
     Row {
+        who: &["outrigger-operator"],
+        ours: &[
+            "outrigger-identity",
+            "outrigger-model",
+            "outrigger-process",
+            "outrigger-proto",
+            "outrigger-service",
+        ],
+        never: &["redis", "rusqlite", "axum"],
+        why: "a service of its own: sidecars meet it on the wire",
+    },
+    Row {
         who: &["outrigger-oci"],
         ours: &[],
         never: IO,

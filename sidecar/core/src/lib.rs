@@ -20,6 +20,7 @@ pub mod lock;
 pub mod metadata;
 pub mod metrics;
 pub mod middleware;
+pub mod operator;
 pub mod policy;
 pub mod pubsub;
 pub mod reload;

@@ -149,7 +149,7 @@ impl Builder<'_> {
             peer_max_idle,
             peer_collect_interval,
             environment: env.clone(),
-            not_built: not_built(values, env, mode),
+            not_built: not_built(values, env),
         }
     }
 
@@ -470,14 +470,8 @@ fn trimmed(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn not_built(values: &Values, env: &Environment, mode: Mode) -> Vec<NotBuilt> {
+fn not_built(values: &Values, env: &Environment) -> Vec<NotBuilt> {
     let mut list = Vec::new();
-    if mode == Mode::Kubernetes {
-        list.push(NotBuilt {
-            name: "--mode kubernetes".to_owned(),
-            text: "no operator is asked for resources, none are loaded from the cluster",
-        });
-    }
     // What the stock CLI writes for "no profiling" asks for nothing.
     let asked = |flag: &str| values.in_use(flag) && !(flag == "profile-port" && values.text(flag) == "-1");
     let flags = NOT_BUILT_FLAGS.iter().filter(|(flag, _)| asked(flag));

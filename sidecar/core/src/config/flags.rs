@@ -73,8 +73,6 @@ pub const FLAGS: &[Flag] = &[
 pub(super) const NOT_BUILT_FLAGS: &[(&str, &str)] = &[
     ("enable-profiling", "profiles are not served"),
     ("profile-port", "profiles are not served"),
-    ("control-plane-address", "the operator is not contacted"),
-    ("disable-builtin-k8s-secret-store", "there is no built-in Kubernetes secret store"),
 ];
 
 /// The variables the sidecar reads and what they do (contract section 2.1); the documentation comes from here.
