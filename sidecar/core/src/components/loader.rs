@@ -148,7 +148,7 @@ impl Loader {
     ///
     /// # Errors
     /// As [`Self::load_all`].
-    async fn load(&self, resource: Resource) -> Result<(), LoadError> {
+    pub async fn load(&self, resource: Resource) -> Result<(), LoadError> {
         let mut queue = vec![resource];
         while let Some(resource) = queue.pop() {
             let name = log_name(&resource);
