@@ -52,6 +52,8 @@ async fn an_app_without_resources_gets_state_events_and_invocation() {
         .args(["python3", "-m", "http.server", "--bind", "127.0.0.1", &app_port])
         .env("HOME", &home.path().display().to_string())
         .env("OUTRIGGER_REDIS", "off")
+        .env("OUTRIGGER_PLACEMENT", "off")
+        .env("OUTRIGGER_SCHEDULER", "off")
         .start();
     let invoke = ["invoke", "-a", &id, "-m", "hello.txt", "--verb", "GET"];
     let answer = eventually(&run, "answer of the app", || printed(home.path(), &invoke)).await;

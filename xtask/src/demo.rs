@@ -110,6 +110,9 @@ async fn show(root: &Path, bins: &Path, once: bool) -> Result<()> {
     start
         .args(["run", "-f", "demo/dapr.yaml"])
         .env("DAPR_RUNTIME_PATH", &home)
+        // It has neither actors nor jobs.
+        .env("OUTRIGGER_PLACEMENT", "off")
+        .env("OUTRIGGER_SCHEDULER", "off")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     println!("demo: outrigger run -f demo/dapr.yaml");

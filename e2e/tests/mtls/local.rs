@@ -19,7 +19,9 @@ fn run(home: &Path, app_id: &str, http: &Port, app: Option<&Port>, more: &[&str]
         ])
         .args(more.iter().copied())
         .env("HOME", &home.display().to_string())
-        .env("OUTRIGGER_REDIS", "off");
+        .env("OUTRIGGER_REDIS", "off")
+        .env("OUTRIGGER_PLACEMENT", "off")
+        .env("OUTRIGGER_SCHEDULER", "off");
     if let Some(app) = app {
         let port = app.number().to_string();
         program = program
