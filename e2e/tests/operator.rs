@@ -262,6 +262,21 @@ async fn nobody_notices_that_the_api_server_or_the_operator_was_away() {
     );
 
     // The operator is killed and comes back at the same place: the same connection finds it again.
+    let holder = [
+        "get",
+        "lease",
+        "operator.dapr.io",
+        "-n",
+        "dapr-system",
+        "-o",
+        "jsonpath={.spec.holderIdentity}",
+    ];
+    let mut killed = String::new();
+    eventually("a replica leads", async || {
+        killed = stage.kube.kubectl(&holder, "").unwrap_or_default();
+        !killed.is_empty()
+    })
+    .await;
     stage.restart().await;
     let ended = stream.within().await;
     assert!(ended.get("end").is_some(), "{ended}");
@@ -280,6 +295,12 @@ async fn nobody_notices_that_the_api_server_or_the_operator_was_away() {
         ("c", "DELETED")
     );
 
+    // The lease of the one that was killed runs out, and is the new one's.
+    eventually("the new operator leads", async || {
+        let leads = stage.kube.kubectl(&holder, "").unwrap_or_default();
+        !leads.is_empty() && leads != killed
+    })
+    .await;
     // In order, and the lease is given back.
     stage.operator.terminate();
     let status = stage.operator.wait_exit(Duration::from_secs(20)).await;
@@ -289,14 +310,5 @@ async fn nobody_notices_that_the_api_server_or_the_operator_was_away() {
         "{}",
         stage.operator.log_tail()
     );
-    let holder = [
-        "get",
-        "lease",
-        "operator.dapr.io",
-        "-n",
-        "dapr-system",
-        "-o",
-        "jsonpath={.spec.holderIdentity}",
-    ];
     assert_eq!(stage.kube.kubectl(&holder, "").unwrap(), "");
 }

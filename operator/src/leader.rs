@@ -133,16 +133,18 @@ impl Election {
         let term = stop.child_token();
         self.leading.set(1);
         let mut working = Box::pin(work(term.clone()));
-        tokio::select! {
-            () = &mut working => {}
-            why = self.keep() => {
-                tracing::warn!(target: LOG, "this replica leads no more: {why}");
-            }
-        }
+        let lost = tokio::select! {
+            // Stopped.
+            () = &mut working => None,
+            why = self.keep() => Some(why),
+        };
         term.cancel();
-        // Its requests are dropped with it if they take longer than the others wait.
-        let rest = DURATION.saturating_sub(RENEW_WITHIN);
-        let _ = tokio::time::timeout(rest, working).await;
+        if let Some(why) = lost {
+            tracing::warn!(target: LOG, "this replica leads no more: {why}");
+            // Its requests are dropped with it if they take longer than the others wait.
+            let rest = DURATION.saturating_sub(RENEW_WITHIN);
+            let _ = tokio::time::timeout(rest, working).await;
+        }
         self.leading.set(0);
         if stop.is_cancelled() {
             self.release().await;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use outrigger_model::duration::GoDuration;
-use outrigger_process::flags::{Flag, Kind};
+use outrigger_process::flags::{Dialect, Flag, Kind};
 use outrigger_service::{Context, Failure, Spec};
 
 /// What the service is.
-pub const SPEC: Spec = Spec::new("operator", FLAGS).grace(Duration::from_secs(8));
+pub const SPEC: Spec = Spec::new("operator", FLAGS)
+    .dialect(Dialect::Plain)
+    .grace(Duration::from_secs(8));
 
 const FLAGS: &[Flag] = &[
     Flag::new(

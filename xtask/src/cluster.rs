@@ -145,11 +145,8 @@ fn install(root: &Path, place: &Place, kubeconfig: &str) -> Result<()> {
             "--timeout",
             "3m",
         ])
-        // The node offers no volumes, and there is no operator yet.
-        .args([
-            "--set",
-            "dapr_scheduler.cluster.inMemoryStorage=true,dapr_operator.replicaCount=0",
-        ])
+        // The node offers no volumes.
+        .args(["--set", "dapr_scheduler.cluster.inMemoryStorage=true"])
         .status()
         .context("helm is built by `cargo xtask setup`")?;
     ensure!(

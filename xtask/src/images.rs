@@ -42,6 +42,7 @@ pub(crate) const PROGRAMS: &[(&str, &str)] = &[
     ("placement", "outrigger-placement"),
     ("scheduler", "outrigger-scheduler"),
     ("injector", "outrigger-injector"),
+    ("operator", "outrigger-operator"),
 ];
 
 /// Builds the programs and writes the archives.

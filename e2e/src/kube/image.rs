@@ -26,7 +26,14 @@ pub struct Images {
 pub const IMAGES: Images = Images {
     registry: "localhost/outrigger",
     tag: env!("CARGO_PKG_VERSION"),
-    names: &["daprd", "sentry", "placement", "scheduler", "injector"],
+    names: &[
+        "daprd",
+        "sentry",
+        "placement",
+        "scheduler",
+        "injector",
+        "operator",
+    ],
 };
 
 /// Images of programs of ours as `REGISTRY/NAME:TAG`, each with the program at `/NAME` as `cargo xtask images` makes them, but

@@ -7,11 +7,8 @@ use outrigger_e2e::kube::Kube;
 
 use super::{CHART, PATIENCE, SYSTEM, Stage, container};
 
-/// Values of this node, which offers no volumes; and there is no operator yet.
-const VALUES: &[&str] = &[
-    "dapr_scheduler.cluster.inMemoryStorage=true",
-    "dapr_operator.replicaCount=0",
-];
+/// Values of this node, which offers no volumes.
+const VALUES: &[&str] = &["dapr_scheduler.cluster.inMemoryStorage=true"];
 const WORKLOADS: &[&str] = &[
     "deploy/dapr-operator",
     "deploy/dapr-sentry",
@@ -174,7 +171,7 @@ pub(super) fn upgrades_keep_the_authority(stage: &mut Stage) {
 /// Debug builds are larger than what users run: this only notices leaks and blunders.
 pub(super) fn it_is_small(stage: &mut Stage) {
     let mut total = 0;
-    for name in ["sentry", "injector", "placement", "scheduler"] {
+    for name in ["operator", "sentry", "injector", "placement", "scheduler"] {
         let kilobytes = resident(name).unwrap_or_else(|| panic!("no process {name} of the cluster"));
         eprintln!("resident: {name} {:.1} MB", kilobytes as f64 / 1000.0);
         total += kilobytes;
