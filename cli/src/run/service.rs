@@ -140,28 +140,26 @@ impl Process {
 
     /// Starts it again whenever it ends, until told to stop. `group` is `None` if it has yet to be started.
     pub(super) async fn keep(self, mut group: Option<Group>, mut stopped: oneshot::Receiver<()>) {
+        let mut is_first = group.is_none();
         loop {
             if let Some(running) = &mut group {
-                tokio::select! {
-                    _ = &mut stopped => break,
-                    _ = running.wait() => {}
+                let is_over = tokio::select! {
+                    _ = &mut stopped => true,
+                    _ = running.wait() => false,
+                };
+                // What it left behind goes too. What does not end is the guard's affair.
+                let _ = running.stop(STOP_GRACE).await;
+                if is_over {
+                    return;
                 }
+            }
+            if !std::mem::take(&mut is_first) {
                 tokio::select! {
                     _ = &mut stopped => return,
                     () = sleep(RESTART_PAUSE) => {}
                 }
             }
             group = self.spawn().ok();
-            if group.is_none() {
-                tokio::select! {
-                    _ = &mut stopped => return,
-                    () = sleep(RESTART_PAUSE) => {}
-                }
-            }
-        }
-        if let Some(mut group) = group {
-            // What does not end is the guard's affair.
-            let _ = group.stop(STOP_GRACE).await;
         }
     }
 }
@@ -170,4 +168,47 @@ impl Process {
 pub(super) async fn healthy(port: u16) -> bool {
     let answer = send(&Target::Port(port), Call::get("/healthz"), Duration::from_secs(1)).await;
     answer.is_ok_and(|(status, _)| status.is_success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves_a_child_behind(folder: &Path) -> Process {
+        Process {
+            name: "test",
+            binary: PathBuf::from("/bin/sh"),
+            args: vec![
+                "-c".to_owned(),
+                "sleep 600 & echo $! >new; mv new child".to_owned(),
+            ],
+            namespace: "default",
+            folder: folder.to_owned(),
+            health: 1,
+            without: "",
+            guard: Guard::none(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_ended_service_left_behind_is_stopped_even_in_the_pause_before_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = leaves_a_child_behind(folder.path());
+        let group = process.spawn().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let keeping = tokio::spawn(process.keep(Some(group), stopped));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let child = loop {
+            if let Ok(text) = std::fs::read_to_string(folder.path().join("child")) {
+                break text.trim().to_owned();
+            }
+            assert!(Instant::now() < deadline, "nothing was started");
+            sleep(Duration::from_millis(10)).await;
+        };
+        stop.send(()).unwrap();
+        keeping.await.unwrap();
+        // What is dead may wait for its parent to look.
+        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
 }

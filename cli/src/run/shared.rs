@@ -53,6 +53,14 @@ struct Binaries {
     scheduler: Option<PathBuf>,
 }
 
+impl Binaries {
+    /// Whether the user named one.
+    fn are_asked_for(&self, env: &Env) -> bool {
+        let named = |binary: &Option<PathBuf>, variable| binary.is_some() && env.get(variable).is_some();
+        named(&self.placement, "OUTRIGGER_PLACEMENT") || named(&self.scheduler, "OUTRIGGER_SCHEDULER")
+    }
+}
+
 /// The services of one mode.
 struct Set {
     mtls: bool,
@@ -89,7 +97,8 @@ impl Shared {
     /// Starts what the apps need and no other run has, and waits until it is ready.
     ///
     /// # Errors
-    /// If a service that was named does not exist, or one does not start.
+    /// If a service that `$OUTRIGGER_PLACEMENT` or `$OUTRIGGER_SCHEDULER` names does not exist or does not start. One that
+    /// nobody asked for is only missed: most apps need neither, and must not fail for it.
     pub(super) async fn prepare(
         apps: &[Settings],
         mtls: &Mtls,
@@ -118,7 +127,13 @@ impl Shared {
                 tls: tls.clone().filter(|_| encrypted).unwrap_or_default(),
                 guard: guard.clone(),
             };
-            shared.sets.push(Set::start(recipe, encrypted).await?);
+            match Set::start(recipe, encrypted).await {
+                Ok(set) => shared.sets.push(set),
+                Err(error) if binaries.are_asked_for(env) => return Err(error),
+                Err(error) => shared.notices.push(format!(
+                    "warning: no actors, jobs and reminders unless an address is given: {error:#}"
+                )),
+            }
         }
         Ok(shared)
     }
@@ -474,6 +489,25 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("placement ended at once"), "{text}");
         assert!(text.contains("OUTRIGGER_PLACEMENT=off does without it"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_nobody_asked_for_and_that_does_not_start_is_a_warning() {
+        let home = tempfile::tempdir().unwrap();
+        let bin = home.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink("/bin/false", bin.join("placement")).unwrap();
+        let env = Env::from([("OUTRIGGER_SCHEDULER", "off")]);
+        let mut app = Settings::default();
+        let shared = prepare(std::slice::from_ref(&app), &env, home.path())
+            .await
+            .unwrap();
+        let [notice] = shared.notices() else {
+            panic!("{:?}", shared.notices())
+        };
+        assert!(notice.contains("placement ended at once"), "{notice}");
+        shared.apply(&mut app);
+        assert_eq!(app.placement_host_address, None);
     }
 
     #[tokio::test]
