@@ -5,6 +5,8 @@ mod app_start;
 mod build;
 mod listen;
 mod not_built;
+#[cfg(all(test, feature = "default"))]
+mod reference;
 mod register;
 mod reload;
 mod run;

@@ -10,6 +10,7 @@ mod cluster;
 mod crds;
 mod demo;
 mod images;
+mod reference;
 mod setup;
 mod workspace;
 
@@ -47,6 +48,8 @@ enum Task {
     Cluster(cluster::ClusterArgs),
     /// Write the custom resource definitions in `crds/` and in the chart from the types in `crates/crds`
     Crds,
+    /// Write `docs/OPTIONS.md`, the options of every component, from what the code asks for
+    Reference,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
     Bench(bench::BenchArgs),
     /// Measure sentry: certificates and handshakes per second, memory, a thousand sidecars that start at once
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Images(args) => images::run(&args),
         Task::Cluster(args) => cluster::run(&args),
         Task::Crds => crds::run(),
+        Task::Reference => reference::run(),
         Task::Bench(args) => bench::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),

@@ -6,6 +6,7 @@ use outrigger_model::duration::GoDuration;
 use outrigger_model::quantity::Quantity;
 
 use super::Properties;
+use super::record::{OptionType, Record};
 use crate::InitError;
 
 /// Decodes the properties of one component, remembering every mistake, so that one start reports them all.
@@ -16,6 +17,7 @@ use crate::InitError;
 pub struct Decoder<'a> {
     by_name: BTreeMap<String, &'a str>,
     errors: Vec<String>,
+    record: Option<&'a Record>,
 }
 
 impl<'a> Decoder<'a> {
@@ -37,11 +39,19 @@ impl<'a> Decoder<'a> {
         Ok(Self {
             by_name,
             errors: Vec::new(),
+            record: properties.record.as_ref(),
         })
     }
 
     /// A text as it is.
     pub fn text(&self, names: &[&str]) -> Option<&'a str> {
+        self.find(names, OptionType::Text)
+    }
+
+    fn find(&self, names: &[&str], of_type: OptionType) -> Option<&'a str> {
+        if let Some(record) = self.record {
+            record.note(names, of_type);
+        }
         names
             .iter()
             .find_map(|name| self.by_name.get(&name.to_lowercase()).copied())
@@ -49,19 +59,19 @@ impl<'a> Decoder<'a> {
 
     /// A switch: see [`is_truthy`]; never a mistake.
     pub fn boolean(&self, names: &[&str]) -> Option<bool> {
-        self.text(names).map(is_truthy)
+        self.find(names, OptionType::Switch).map(is_truthy)
     }
 
     /// A Go duration; a plain integer is a number of seconds, the empty text is zero.
     pub fn duration(&mut self, names: &[&str]) -> Option<GoDuration> {
-        let parsed = duration(self.text(names)?);
+        let parsed = duration(self.find(names, OptionType::Duration)?);
         self.keep(parsed, |error| format!("error decoding '{}': {error}", names[0]))
     }
 
     /// A comma list of durations.
     pub fn durations(&mut self, names: &[&str]) -> Option<Vec<GoDuration>> {
         let parsed = self
-            .text(names)?
+            .find(names, OptionType::Durations)?
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty())
@@ -72,12 +82,13 @@ impl<'a> Decoder<'a> {
 
     /// A comma list of texts, which are not trimmed.
     pub fn texts(&self, names: &[&str]) -> Option<Vec<&'a str>> {
-        self.text(names).map(|text| text.split(',').collect())
+        self.find(names, OptionType::Texts)
+            .map(|text| text.split(',').collect())
     }
 
     /// A Kubernetes quantity of bytes.
     pub fn byte_size(&mut self, names: &[&str]) -> Option<Quantity> {
-        let parsed = Quantity::parse(self.text(names)?);
+        let parsed = Quantity::parse(self.find(names, OptionType::Bytes)?);
         self.keep(parsed, |error| {
             format!(
                 "error decoding '{}': value is not a valid quantity: {error}",
@@ -88,7 +99,7 @@ impl<'a> Decoder<'a> {
 
     /// A whole number with Go's base prefixes; the empty text is zero.
     pub fn integer(&mut self, names: &[&str]) -> Option<i64> {
-        let text = self.text(names)?;
+        let text = self.find(names, OptionType::Integer)?;
         if text.is_empty() {
             return Some(0);
         }
@@ -105,7 +116,7 @@ impl<'a> Decoder<'a> {
 
     /// A whole number from zero to `max` with Go's base prefixes; the empty text is zero.
     pub fn unsigned(&mut self, names: &[&str], max: u64) -> Option<u64> {
-        let text = self.text(names)?;
+        let text = self.find(names, OptionType::Unsigned)?;
         if text.is_empty() {
             return Some(0);
         }

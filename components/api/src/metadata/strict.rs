@@ -6,6 +6,7 @@ use outrigger_model::duration::GoDuration;
 
 use super::Properties;
 use super::decode::go_integer;
+use super::record::{OptionType, Record};
 use crate::InitError;
 
 /// Decodes properties strictly: base-ten numbers, Go's booleans, plain integers as *milliseconds*, no aliases.
@@ -14,6 +15,7 @@ use crate::InitError;
 pub struct StrictDecoder<'a> {
     by_name: BTreeMap<String, &'a str>,
     errors: Vec<String>,
+    record: Option<&'a Record>,
 }
 
 impl<'a> StrictDecoder<'a> {
@@ -26,11 +28,19 @@ impl<'a> StrictDecoder<'a> {
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
             errors: Vec::new(),
+            record: properties.record.as_ref(),
         }
     }
 
     /// A text as it is.
     pub fn text(&self, name: &str) -> Option<&'a str> {
+        self.find(name, OptionType::Text)
+    }
+
+    fn find(&self, name: &str, of_type: OptionType) -> Option<&'a str> {
+        if let Some(record) = self.record {
+            record.note(&[name], of_type);
+        }
         let exact = self.by_name.get(name).copied();
         exact.or_else(|| {
             let folded = self
@@ -43,24 +53,24 @@ impl<'a> StrictDecoder<'a> {
 
     /// A switch: see [`parse_bool`].
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
-        self.decode(name, "bool", parse_bool)
+        self.decode(name, OptionType::StrictSwitch, "bool", parse_bool)
     }
 
     /// A Go duration; a plain integer is a number of milliseconds, negative ones included.
     pub fn duration(&mut self, name: &str) -> Option<GoDuration> {
-        self.decode(name, "duration", millis_or_duration)
+        self.decode(name, OptionType::MillisDuration, "duration", millis_or_duration)
     }
 
     /// A signed number in base ten.
     pub fn integer(&mut self, name: &str) -> Option<i64> {
-        self.decode(name, "int", |text| {
+        self.decode(name, OptionType::Integer, "int", |text| {
             integer(text).and_then(|value| i64::try_from(value).ok())
         })
     }
 
     /// An unsigned number in base ten, without a sign.
     pub fn unsigned(&mut self, name: &str) -> Option<u64> {
-        self.decode(name, "uint", |text| {
+        self.decode(name, OptionType::Unsigned, "uint", |text| {
             if text.starts_with(['+', '-']) {
                 return None;
             }
@@ -84,8 +94,14 @@ impl<'a> StrictDecoder<'a> {
         )))
     }
 
-    fn decode<T>(&mut self, name: &str, kind: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let text = self.text(name)?;
+    fn decode<T>(
+        &mut self,
+        name: &str,
+        of_type: OptionType,
+        kind: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.find(name, of_type)?;
         let parsed = parse(text);
         if parsed.is_none() {
             self.errors
