@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use outrigger_proto::scheduler::v1::scheduler_client::SchedulerClient;
@@ -14,17 +15,35 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. It is below those that the system gives to connections, and given once only, so
+/// it stays free until it is used.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 20_000).unwrap();
+    loop {
+        let port = 10_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A process that ends with its owner.
 pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -108,19 +127,12 @@ impl Scheduler {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.process.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        self.process.signal(signal);
     }
 
     /// Waits until it is ready.
     pub(crate) fn wait_ready(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.health_status() != Some(200) {
             let ended = self.process.0.try_wait().unwrap();
             assert!(
@@ -134,27 +146,12 @@ impl Scheduler {
 
     /// What `/healthz` says; `None` = nothing.
     pub(crate) fn health_status(&self) -> Option<u16> {
-        self.page(self.health, "/healthz").map(|(status, _)| status)
+        page(self.health, "/healthz").map(|(status, _)| status)
     }
 
     /// The metrics page.
     pub(crate) fn metrics(&self) -> String {
-        self.page(self.metrics, "/metrics").unwrap().1
-    }
-
-    fn page(&self, port: u16, path: &str) -> Option<(u16, String)> {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        let status = text.split(' ').nth(1)?.parse().ok()?;
-        Some((status, text))
+        page(self.metrics, "/metrics").unwrap().1
     }
 
     /// A client of it.
@@ -162,6 +159,72 @@ impl Scheduler {
         let endpoint = Channel::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
         SchedulerClient::new(endpoint.connect().await.unwrap())
     }
+}
+
+/// Debian's etcd, one member.
+pub(crate) struct EtcdServer {
+    pub(crate) process: Process,
+    pub(crate) endpoint: String,
+    _directory: TempDir,
+}
+
+impl EtcdServer {
+    /// Starts one and waits until it answers.
+    pub(crate) fn start(more: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let [port, peer] = [(); 2].map(|()| free_port());
+        let (client, peer) = (
+            format!("http://127.0.0.1:{port}"),
+            format!("http://127.0.0.1:{peer}"),
+        );
+        let log = directory.path().join("log");
+        let output = std::fs::File::create(&log).unwrap();
+        let child = Command::new("etcd")
+            .args(["--name=test", "--unsafe-no-fsync"])
+            .arg(format!("--data-dir={}", directory.path().join("data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=test={peer}"))
+            .args(more)
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start etcd (cargo xtask setup installs it): {error}"));
+        let process = Process(child);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while page(port, "/health").is_none_or(|(status, _)| status != 200) {
+            assert!(
+                Instant::now() < deadline,
+                "etcd is not ready: {}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self {
+            process,
+            endpoint: format!("127.0.0.1:{port}"),
+            _directory: directory,
+        }
+    }
+}
+
+/// A page over HTTP.
+fn page(port: u16, path: &str) -> Option<(u16, String)> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text))
 }
 
 fn start(args: &[String], log: &PathBuf) -> Process {
