@@ -1,6 +1,7 @@
 //! The components of this build: one line each, by cargo feature.
 
 use outrigger_components_api::registry::Registry;
+use outrigger_sidecar_core::config::SidecarConfig;
 
 /// All component types that this binary knows.
 pub(crate) fn registry() -> Registry {
@@ -38,6 +39,23 @@ pub(crate) fn registry() -> Registry {
     #[cfg(feature = "vault")]
     outrigger_components_vault::register(&mut registry);
     registry
+}
+
+/// Adds the types that processes on this machine serve on sockets.
+#[cfg(feature = "pluggable")]
+pub(crate) async fn pluggable(registry: &mut Registry, config: &SidecarConfig) {
+    outrigger_components_pluggable::register(registry, &config.component_sockets_folder).await;
+}
+
+/// Says that this build has none, where some were asked for.
+#[cfg(not(feature = "pluggable"))]
+pub(crate) async fn pluggable(_registry: &mut Registry, config: &SidecarConfig) {
+    if config.component_sockets_folder.is_dir() {
+        tracing::warn!(
+            "{} is not looked at: this build has no pluggable components; use one with the cargo feature `pluggable`",
+            config.component_sockets_folder.display()
+        );
+    }
 }
 
 #[cfg(all(

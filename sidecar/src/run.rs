@@ -130,12 +130,14 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         counters.register(shown.registry()).map_err(StartError::new)?;
         let listeners = servers::bind(config, &metrics).await?;
         let identity = build::identity(config);
+        let mut registry = register::registry();
+        register::pluggable(&mut registry, config).await;
         let base = Base {
             metrics: build::metrics(&shown, &identity, &configuration),
             identity,
             security,
             ports: listeners.ports,
-            registry: register::registry(),
+            registry,
             shown,
             operator,
         };

@@ -165,6 +165,17 @@ const TABLE: &[Row] = &[
         why: "one trait per building block, free of any backend",
     },
     Row {
+        who: &["outrigger-components-pluggable"],
+        ours: &[
+            "outrigger-components-api",
+            "outrigger-gojson",
+            "outrigger-model",
+            "outrigger-proto",
+        ],
+        never: &["axum", "redis", "rusqlite"],
+        why: "the one backend whose wire is gRPC; its processes are outside",
+    },
+    Row {
         who: &["outrigger-components-*"],
         ours: &[
             "outrigger-client-tls",

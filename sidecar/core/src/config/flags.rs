@@ -112,10 +112,5 @@ pub const VARIABLES: &[(&str, &str)] = &[
 ];
 
 /// Variables that are read but whose feature is not built yet.
-pub(super) const NOT_BUILT_VARIABLES: &[(&str, &str)] = &[
-    (
-        "DAPR_COMPONENTS_SOCKETS_FOLDER",
-        "pluggable components are not available",
-    ),
-    ("DAPR_WORKFLOW_JANITOR_PERIOD", "workflows are not available"),
-];
+pub(super) const NOT_BUILT_VARIABLES: &[(&str, &str)] =
+    &[("DAPR_WORKFLOW_JANITOR_PERIOD", "workflows are not available")];
