@@ -14,6 +14,8 @@ use outrigger_e2e::kube::{Cluster, IMAGES, programs};
 mod control_plane;
 #[path = "kubernetes/injection.rs"]
 mod injection;
+#[path = "kubernetes/pods.rs"]
+mod pods;
 
 /// How long something may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -33,6 +35,15 @@ const SCENARIOS: &[Scenario] = &[
         "a Deployment's pods get a native sidecar and the identity volume",
         injection::a_deployment_gets_native_sidecars,
     ),
+    (
+        "apps call each other and keep state by their sidecars",
+        pods::apps_use_their_sidecars,
+    ),
+    (
+        "an app reads a Secret by its sidecar",
+        pods::an_app_reads_a_secret,
+    ),
+    ("a Job with a sidecar completes", pods::a_job_completes),
     (
         "an annotation that cannot be is told, and a pod without an id refused",
         injection::wrong_annotations_are_told,
