@@ -86,7 +86,8 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "build",
-        // The end-to-end tests start these as processes; `cargo test` alone would not build them all.
+        // The end-to-end tests start these as processes; `cargo test` alone would not build them all. With the tests,
+        // since without them crates have other features, and everything would be built twice.
         remedy: "a binary or an example does not build",
         run: || {
             check(cargo(&root()?).args([
@@ -94,6 +95,7 @@ const STEPS: &[Step] = &[
                 "--workspace",
                 "--bins",
                 "--examples",
+                "--tests",
                 "--locked",
                 "--quiet",
             ]))
