@@ -135,7 +135,7 @@ for (const protocol of ["http", "grpc"]) {
     });
 
     on(`state (${store}): time to live`, async () => {
-      const metadata = { ttlInSeconds: "1" };
+      const metadata = { ttlInSeconds: "3" };
       await dapr.state.save(store, [{ key: key("ttl"), value: "soon gone", metadata }]);
       assert.equal(await dapr.state.get(store, key("ttl")), "soon gone");
       await eventually(async () => (await dapr.state.get(store, key("ttl"))) === "", "end of life");
