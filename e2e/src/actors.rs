@@ -356,7 +356,7 @@ impl Load {
 }
 
 /// A folder for the files of a process.
-fn folder(dir: &Path, name: &str) -> PathBuf {
+pub(crate) fn folder(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::create_dir_all(&path).unwrap_or_else(|e| panic!("cannot make {}: {e}", path.display()));
     path

@@ -9,6 +9,7 @@ pub mod actors;
 pub mod ask;
 pub mod grpc;
 pub mod http;
+pub mod jobs;
 pub mod kube;
 pub mod process;
 pub mod sdk;

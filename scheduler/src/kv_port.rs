@@ -62,7 +62,7 @@ impl tower::Service<http::Request<Body>> for Services {
 
 fn failed(error: StoreError) -> Status {
     match error {
-        StoreError::Full(text) => Status::resource_exhausted(text),
+        StoreError::Full(text) | StoreError::TooLarge(text) => Status::resource_exhausted(text),
         StoreError::Unavailable(text) => Status::unavailable(text),
         StoreError::Other(text) => Status::internal(text),
     }
@@ -165,7 +165,13 @@ impl KvPort {
     }
 
     async fn apply(&self, checks: Vec<Check>, writes: Vec<Write>) -> Result<bool, Status> {
-        let applied = self.0.apply(vec![Txn { checks, writes }]).await.map_err(failed)?;
+        let grows = writes.iter().any(|write| matches!(write, Write::Put { .. }));
+        let txn = Txn {
+            checks,
+            writes,
+            grows,
+        };
+        let applied = self.0.apply(vec![txn]).await.map_err(failed)?;
         Ok(applied.first().is_some_and(|applied| applied.succeeded))
     }
 

@@ -269,6 +269,7 @@ impl Member {
         let txn = Txn {
             checks: Vec::new(),
             writes: vec![write],
+            grows: false,
         };
         self.etcd.apply(vec![txn]).await.map(|_| ())
     }

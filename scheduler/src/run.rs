@@ -11,6 +11,7 @@ use outrigger_proto::scheduler::v1::scheduler_server::SchedulerServer;
 use outrigger_service::{Context, Failure, IdentityRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,8 @@ const MAX_MESSAGE: usize = i32::MAX as usize;
 const FEED: usize = 16;
 /// Idle time before a ping, and the time an answer may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5));
+/// So long replicas may disagree about who triggers what before this one is not ready.
+const DISAGREE: Duration = Duration::from_secs(4);
 /// Time for calls under way once the process is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -72,11 +75,20 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
     context
         .tasks
         .spawn("job store's content", End::Fatal, running(following));
-    let (pulse_stop, hosts) = (stop.clone(), told.hosts.subscribe());
+    let (pulse_stop, share) = (stop.clone(), told.share.subscribe());
     context.tasks.spawn("health of triggers", End::Fatal, async move {
+        // Not part of the cluster since; at the start it never was.
+        let mut apart: Option<Instant> = None;
+        let mut was_part = false;
         loop {
+            if share.borrow().is_some() {
+                (apart, was_part) = (None, true);
+            } else {
+                apart = apart.or_else(|| Some(Instant::now()));
+            }
+            let is_part = was_part && apart.is_none_or(|since| since.elapsed() < DISAGREE);
             set(&stored, pulse.store_works());
-            set(&serving, pulse.turns() && !hosts.borrow().is_empty());
+            set(&serving, pulse.turns() && is_part);
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
                 () = pulse_stop.cancelled() => return Ok(()),

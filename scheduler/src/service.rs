@@ -117,7 +117,7 @@ fn unknown(error: impl ToString) -> Status {
 
 fn store_failed(error: &StoreError) -> Status {
     match error {
-        StoreError::Full(text) => Status::resource_exhausted(text),
+        StoreError::Full(text) | StoreError::TooLarge(text) => Status::resource_exhausted(text),
         StoreError::Unavailable(text) => {
             Status::unavailable(format!("the job store is not available: {text}"))
         }
@@ -226,7 +226,6 @@ impl Inner {
                 value.len()
             )));
         }
-        self.store.check_room().map_err(|error| store_failed(&error))?;
         let checks = if *overwrite {
             Vec::new()
         } else {
@@ -246,7 +245,11 @@ impl Inner {
             (false, true) => vec![Write::Delete(key), Write::Delete(names::counter_key(&name))],
             (false, false) => Vec::new(),
         };
-        let txn = Txn { checks, writes };
+        let txn = Txn {
+            checks,
+            writes,
+            grows: ticks,
+        };
         let applied = self.apply(txn).await.map_err(|error| store_failed(&error))?;
         if applied.succeeded {
             return Ok(());
@@ -296,6 +299,7 @@ impl Inner {
         let txn = Txn {
             checks: Vec::new(),
             writes,
+            grows: false,
         };
         self.apply(txn).await.map_err(|error| store_failed(&error))?;
         self.metrics.bulk_deleted();
@@ -349,6 +353,7 @@ impl Scheduler for SchedulerService {
                 Write::Delete(names::job_key(&name)),
                 Write::Delete(names::counter_key(&name)),
             ],
+            grows: false,
         };
         self.0.apply(txn).await.map_err(|error| store_failed(&error))?;
         self.0.metrics.deleted(kind(Some(metadata)));

@@ -62,6 +62,9 @@ pub struct Txn {
     pub checks: Vec<Check>,
     /// Changes.
     pub writes: Vec<Write>,
+    /// Whether it is refused when the store is full. What notes that a tick is done, or removes keys, is not: jobs that
+    /// are there go on as long as anything can be written at all.
+    pub grows: bool,
 }
 
 /// What became of a transaction.
@@ -108,6 +111,9 @@ pub enum StoreError {
     /// No room for more. Reading and deleting still work.
     #[error("{0}")]
     Full(String),
+    /// One transaction is more than the store takes at a time.
+    #[error("{0}")]
+    TooLarge(String),
     /// Not reachable or without a leader; worth trying again.
     #[error("{0}")]
     Unavailable(String),
@@ -125,20 +131,14 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// All keys that start with a prefix, ascending.
     async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError>;
 
-    /// Applies transactions, each by itself. Ok means durable.
+    /// Applies transactions, each by itself. Ok means durable. They are those of one [`batch::Sharing`].
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError>;
 
     /// Tells the content below the prefixes and then every change of it, until the receiver or the store is gone.
     async fn follow(&self, prefixes: &[&'static str], feed: mpsc::Sender<Feed>) -> StoreError;
 
-    /// How many transactions [`Self::apply`] takes at a time at most.
-    fn batch(&self) -> usize;
-
-    /// Whether there is room for new jobs.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`], with the remedy.
-    fn check_room(&self) -> Result<(), StoreError>;
+    /// How much [`Self::apply`] takes at a time at most.
+    fn batch(&self) -> batch::Limits;
 }
 
 /// The end of the range of all keys that start with a prefix, as etcd counts; `None` = there is no end.

@@ -1,6 +1,6 @@
 //! Reads and writes of the engine, gathered into batches.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Pulse;
 use crate::engine::{Effect, SaveTicket, StreamId};
-use crate::store::{Applied, KeyValue, Store, StoreError, Txn, Write};
+use crate::store::batch::Sharing;
+use crate::store::{Applied, KeyValue, Store, StoreError, Txn};
 
 /// Batches under way at a time, of either kind.
 const UNDER_WAY: usize = 4;
@@ -90,6 +91,7 @@ impl Batches {
         while self.saving < UNDER_WAY && !self.saves.is_empty() {
             let batch = self.next_saves();
             self.saving += 1;
+            self.pulse.writing();
             let store = self.store.clone();
             self.work.push(Box::pin(async move {
                 let txns = batch.iter().map(|(_, txn)| txn.clone()).collect();
@@ -127,20 +129,12 @@ impl Batches {
         }
     }
 
-    /// A batch in which no key is written twice.
     fn next_saves(&mut self) -> Vec<(SaveTicket, Txn)> {
-        let mut keys = HashSet::new();
+        let mut sharing = Sharing::new(self.store.batch());
         let mut batch = Vec::new();
-        while batch.len() < self.store.batch()
-            && let Some((_, txn)) = self.saves.front()
+        while let Some((_, txn)) = self.saves.front()
+            && sharing.admits(txn)
         {
-            let is_new = txn.writes.iter().all(|write| match write {
-                Write::Put { key, .. } | Write::Delete(key) => keys.insert(key.clone()),
-                Write::DeletePrefix(_) => batch.is_empty(),
-            });
-            if !is_new {
-                break;
-            }
             batch.extend(self.saves.pop_front());
         }
         batch
@@ -151,7 +145,7 @@ impl Batches {
         match self.work.next().await? {
             Finished::Saved(batch, result) => {
                 self.saving -= 1;
-                self.pulse.wrote(result.is_ok());
+                self.pulse.wrote(result.is_ok(), self.saving);
                 match result {
                     Ok(applied) => Some(Done::Saved(
                         batch.into_iter().map(|(ticket, _)| ticket).zip(applied).collect(),

@@ -9,7 +9,7 @@ use crate::store::Feed;
 
 /// The driver turns at least twice a second. If it did not for so long, it hangs.
 const STILL: Duration = Duration::from_secs(5);
-/// So long writes may fail before it counts.
+/// So long writes may fail or hang before it counts.
 const WRITES: Duration = Duration::from_secs(10);
 
 /// Signs of life of a driver.
@@ -18,8 +18,8 @@ pub struct Pulse {
     start: Instant,
     /// Milliseconds since `start`.
     last_beat: AtomicU64,
-    /// When writes began to fail; 0 = they do not.
-    failing_since: AtomicU64,
+    /// Since when writes are under way of which none succeeded; 0 = there are none.
+    writing_since: AtomicU64,
     has_content: AtomicBool,
     jobs: AtomicUsize,
 }
@@ -29,7 +29,7 @@ impl Default for Pulse {
         Self {
             start: Instant::now(),
             last_beat: AtomicU64::new(0),
-            failing_since: AtomicU64::new(0),
+            writing_since: AtomicU64::new(0),
             has_content: AtomicBool::new(false),
             jobs: AtomicUsize::new(0),
         }
@@ -56,14 +56,19 @@ impl Pulse {
         self.has_content.store(false, Ordering::Relaxed);
     }
 
-    pub(super) fn wrote(&self, is_ok: bool) {
+    /// A write begins.
+    pub(super) fn writing(&self) {
+        let now = self.millis().max(1);
+        let _ = self
+            .writing_since
+            .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// A write ended while `others` are still under way. One that failed begins again.
+    pub(super) fn wrote(&self, is_ok: bool, others: usize) {
         if is_ok {
-            self.failing_since.store(0, Ordering::Relaxed);
-        } else {
-            let now = self.millis().max(1);
-            let _ = self
-                .failing_since
-                .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            let since = if others > 0 { self.millis().max(1) } else { 0 };
+            self.writing_since.store(since, Ordering::Relaxed);
         }
     }
 
@@ -74,9 +79,9 @@ impl Pulse {
 
     /// Whether the store's content is there and writes succeed.
     pub fn store_works(&self) -> bool {
-        let since = self.failing_since.load(Ordering::Relaxed);
-        let is_failing = since != 0 && self.older_than(since, WRITES);
-        self.has_content.load(Ordering::Relaxed) && !is_failing
+        let since = self.writing_since.load(Ordering::Relaxed);
+        let is_stuck = since != 0 && self.older_than(since, WRITES);
+        self.has_content.load(Ordering::Relaxed) && !is_stuck
     }
 
     /// Whether the driver turns.

@@ -49,7 +49,7 @@ impl Engine {
     /// Goes on with the first tick that is not late.
     fn pass_over(&mut self, slot: Slot) {
         let entry = self.entries.get_mut(slot);
-        match entry.rules.rewind(entry.fire_at, self.now) {
+        match entry.rules.rewind(entry.fire_at, self.now - LATE_NANOS) {
             Some(last) => {
                 entry.last = last;
                 entry.late = 0;

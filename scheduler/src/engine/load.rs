@@ -4,7 +4,7 @@ use outrigger_proto::scheduler::v1::JobMetadata;
 use prost::Message as _;
 
 use super::entry::{Entry, Slot, State};
-use super::rules::Span;
+use super::rules::{Failure, Span};
 use super::{CACHE_AHEAD, Engine, Nanos, nanos};
 use crate::job;
 use crate::names;
@@ -201,7 +201,14 @@ impl Engine {
     pub(super) fn schedule(&mut self, slot: Slot) {
         match self.entries.get(slot).tick() {
             Some(tick) => {
-                self.entries.get_mut(slot).fire_at = tick;
+                let entry = self.entries.get_mut(slot);
+                // What failed before, here or elsewhere, waits for its next try.
+                entry.fire_at = match entry.rules.failure {
+                    Failure::Retry { interval, .. } => {
+                        tick.saturating_add(interval.saturating_mul(i64::from(entry.attempts)))
+                    }
+                    Failure::Drop => tick,
+                };
                 self.sleep(slot);
             }
             None => {

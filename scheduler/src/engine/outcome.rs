@@ -99,7 +99,11 @@ impl Engine {
         ];
         self.effects.push(Effect::Save {
             ticket: SaveTicket(ticket),
-            txn: Txn { checks, writes },
+            txn: Txn {
+                checks,
+                writes,
+                grows: false,
+            },
         });
     }
 

@@ -92,13 +92,13 @@ impl Rules {
         tick.filter(|tick| *tick <= span.expiration)
     }
 
-    /// A time from which the next tick is the first one after `now`, keeping the rhythm that `tick` is part of.
-    pub(crate) fn rewind(&self, tick: Nanos, now: Nanos) -> Option<Nanos> {
+    /// A time from which the next tick is the first one after another time, keeping the rhythm that `tick` is part of.
+    pub(crate) fn rewind(&self, tick: Nanos, time: Nanos) -> Option<Nanos> {
         match self.schedule.as_ref()? {
-            Schedule::Cron(_) => Some(now),
-            Schedule::Every(period) if *period <= 0 => Some(now),
+            Schedule::Cron(_) => Some(time),
+            Schedule::Every(period) if *period <= 0 => Some(time),
             Schedule::Every(period) => {
-                Some(tick.saturating_add((now.saturating_sub(tick) / period) * period))
+                Some(tick.saturating_add((time.saturating_sub(tick) / period) * period))
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Gathers the transactions of many callers, so that they share a round trip and a sync to disk: one caller alone
 //! waits for nobody, many are not bound by the disk.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -70,34 +72,92 @@ impl Batcher {
 
 type Answers = Vec<oneshot::Sender<Result<Applied, StoreError>>>;
 
-/// Takes what waits, up to a batch. A key is written once in a batch (etcd refuses it otherwise), and what removes by
-/// prefix goes alone, since it may touch any key.
+/// Takes what waits, up to a batch.
 fn gather(
     first: Waiting,
     waiting: &mut mpsc::Receiver<Waiting>,
-    limit: usize,
+    limits: Limits,
 ) -> (Vec<Txn>, Answers, Option<Waiting>) {
-    let mut keys = std::collections::HashSet::new();
-    let mut alone = !remember(&first.0, &mut keys);
-    let (mut txns, mut answers) = (vec![first.0], vec![first.1]);
-    while !alone && txns.len() < limit {
-        let Ok(next) = waiting.try_recv() else { break };
-        alone = !remember(&next.0, &mut keys);
-        if alone {
-            return (txns, answers, Some(next));
+    let mut sharing = Sharing::new(limits);
+    let (mut txns, mut answers) = (Vec::new(), Vec::new());
+    let mut next = Some(first);
+    while let Some((txn, answer)) = next.take() {
+        if !sharing.admits(&txn) {
+            return (txns, answers, Some((txn, answer)));
         }
-        txns.push(next.0);
-        answers.push(next.1);
+        txns.push(txn);
+        answers.push(answer);
+        next = waiting.try_recv().ok();
     }
     (txns, answers, None)
 }
 
-/// Notes the keys of a transaction; whether it can share a batch with those noted before.
-fn remember(txn: &Txn, keys: &mut std::collections::HashSet<bytes::Bytes>) -> bool {
-    txn.writes.iter().all(|write| match write {
-        Write::Put { key, .. } | Write::Delete(key) => keys.insert(key.clone()),
-        Write::DeletePrefix(_) => false,
-    })
+/// How much a store takes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Transactions.
+    pub txns: usize,
+    /// Bytes of keys and values, unless one transaction alone has more.
+    pub bytes: usize,
+}
+
+/// Decides which transactions can go together: a key is written once in a batch (etcd refuses it otherwise), what
+/// removes by prefix goes alone, since it may touch any key, and what a full store refuses does not hold up the rest.
+#[derive(Debug)]
+pub struct Sharing {
+    limits: Limits,
+    keys: HashSet<Bytes>,
+    txns: usize,
+    bytes: usize,
+    grows: bool,
+    is_closed: bool,
+}
+
+impl Sharing {
+    /// Nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            keys: HashSet::new(),
+            txns: 0,
+            bytes: 0,
+            grows: false,
+            is_closed: false,
+        }
+    }
+
+    /// Whether a transaction can go with those that were admitted before; the first always can. After a refusal
+    /// nothing more is to be asked.
+    pub fn admits(&mut self, txn: &Txn) -> bool {
+        let size = |write: &Write| match write {
+            Write::Put { key, value, .. } => key.len() + value.len(),
+            Write::Delete(key) | Write::DeletePrefix(key) => key.len(),
+        };
+        let bytes = self.bytes + txn.writes.iter().map(size).sum::<usize>();
+        let is_alone = txn
+            .writes
+            .iter()
+            .any(|write| matches!(write, Write::DeletePrefix(_)));
+        if self.txns > 0
+            && (self.is_closed
+                || is_alone
+                || self.txns >= self.limits.txns
+                || bytes > self.limits.bytes
+                || self.grows != txn.grows)
+        {
+            return false;
+        }
+        let is_new = txn.writes.iter().all(|write| match write {
+            Write::Put { key, .. } | Write::Delete(key) => self.keys.insert(key.clone()),
+            Write::DeletePrefix(_) => true,
+        });
+        if self.txns > 0 && !is_new {
+            return false;
+        }
+        (self.bytes, self.grows, self.is_closed) = (bytes, txn.grows, is_alone);
+        self.txns += 1;
+        true
+    }
 }
 
 fn answer(result: Result<Vec<Applied>, StoreError>, answers: Answers) {

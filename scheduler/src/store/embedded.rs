@@ -15,19 +15,27 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::batch::Limits;
 use super::{Applied, Feed, KeyValue, Store, StoreError, Txn};
 use thread::Command;
 
 /// Calls that may wait for the thread.
 const QUEUE: usize = 64;
-/// How many transactions share a commit at most.
-const BATCH: usize = 1024;
+/// How much shares a commit at most.
+const BATCH: Limits = Limits {
+    txns: 1024,
+    bytes: 32 << 20,
+};
+/// Room that is kept on the disk for what jobs that are there have to write.
+const RESERVE: u64 = 16 << 20;
 
 /// Sizes that the thread reports after each commit.
 #[derive(Debug, Default)]
 struct Gauges {
     revision: AtomicI64,
     bytes_in_use: AtomicU64,
+    /// Bytes that can still be written to the file's disk.
+    disk_free: AtomicU64,
 }
 
 /// A store in a file.
@@ -97,6 +105,24 @@ impl Embedded {
             .await
     }
 
+    /// Whether there is room for new jobs, in the quota and on the disk.
+    fn check_room(&self) -> Result<(), StoreError> {
+        let (used, path) = (self.bytes_in_use(), self.path.display());
+        if used >= self.quota {
+            return Err(StoreError::Full(format!(
+                "the job store is full: {path} holds {used} bytes of {} allowed; delete jobs or raise --etcd-space-quota",
+                self.quota
+            )));
+        }
+        let free = self.gauges.disk_free.load(Ordering::Relaxed);
+        if free < RESERVE {
+            return Err(StoreError::Full(format!(
+                "the job store is full: the disk of {path} has {free} bytes left, of which {RESERVE} are kept for jobs that are there; make room on it or delete jobs"
+            )));
+        }
+        Ok(())
+    }
+
     async fn send(&self, command: Command) -> Result<(), StoreError> {
         let ended = |_| StoreError::Unavailable("the job store has ended".to_owned());
         self.commands.send(command).await.map_err(ended)
@@ -117,6 +143,9 @@ impl Store for Embedded {
     }
 
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {
+        if txns.iter().any(|txn| txn.grows) {
+            self.check_room()?;
+        }
         let (answer, result) = oneshot::channel();
         self.send(Command::Apply { txns, answer }).await?;
         result
@@ -156,22 +185,7 @@ impl Store for Embedded {
         ended()
     }
 
-    fn batch(&self) -> usize {
+    fn batch(&self) -> Limits {
         BATCH
     }
-
-    fn check_room(&self) -> Result<(), StoreError> {
-        let used = self.bytes_in_use();
-        if used < self.quota {
-            return Ok(());
-        }
-        Err(StoreError::Full(format!(
-            "the job store is full: {} holds {used} bytes of {} allowed; delete jobs or raise --etcd-space-quota",
-            self.path.display(),
-            self.quota
-        )))
-    }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,14 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::batch::Limits;
 use super::{Applied, Feed, KeyValue, Store, StoreError, Txn, Write, prefix_end};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::mvccpb;
 use client::Client;
 pub use client::Credentials;
 
-/// Transactions in one request. An etcd of default settings takes 128 operations, nested ones on top of each level.
-const BATCH: usize = 100;
+/// What goes into one request. An etcd of default settings takes 128 operations at each level of nesting, and 1.5 MiB.
+const BATCH: Limits = Limits {
+    txns: 100,
+    bytes: 1 << 20,
+};
 /// Keys in one request.
 const GETS: usize = 100;
 /// How long a request may take before another member is asked.
@@ -168,6 +172,7 @@ impl Store for Etcd {
 
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {
         let count = txns.len();
+        let failure = room(&txns).into_iter().collect();
         // Each transaction is nested, so that its checks decide about it alone.
         let success = txns
             .into_iter()
@@ -176,6 +181,7 @@ impl Store for Etcd {
         let answer = self
             .txn(pb::TxnRequest {
                 success,
+                failure,
                 ..pb::TxnRequest::default()
             })
             .await?;
@@ -212,13 +218,27 @@ impl Store for Etcd {
         }
     }
 
-    fn batch(&self) -> usize {
+    fn batch(&self) -> Limits {
         BATCH
     }
+}
 
-    fn check_room(&self) -> Result<(), StoreError> {
-        Ok(()) // etcd itself refuses writes beyond its quota
-    }
+/// Makes etcd hold its quota against transactions that store more: it counts only the puts at the top of a request,
+/// in either branch, so nested ones alone would be taken whatever room there is, and after its NOSPACE alarm too. The
+/// request has no checks of its own, so this branch never runs.
+fn room(txns: &[Txn]) -> Option<pb::RequestOp> {
+    let key = txns
+        .iter()
+        .filter(|txn| txn.grows)
+        .flat_map(|txn| &txn.writes)
+        .find_map(|write| match write {
+            Write::Put { key, .. } => Some(key.clone()),
+            Write::Delete(_) | Write::DeletePrefix(_) => None,
+        })?;
+    Some(op(pb::request_op::Request::RequestPut(pb::PutRequest {
+        key,
+        ..pb::PutRequest::default()
+    })))
 }
 
 fn op(request: pb::request_op::Request) -> pb::RequestOp {

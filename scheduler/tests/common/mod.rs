@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // no test needs all of it
 
+pub(crate) mod jobs;
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -59,6 +61,7 @@ pub(crate) struct Scheduler {
     pub(crate) health: u16,
     pub(crate) etcd_client: u16,
     pub(crate) metrics: u16,
+    wrapper: Vec<String>,
     args: Vec<String>,
     log: PathBuf,
     pub(crate) directory: TempDir,
@@ -76,6 +79,35 @@ impl Scheduler {
         this
     }
 
+    /// Starts one with an embedded store on a disk of its own of so many mebibytes, and waits until it is ready.
+    pub(crate) fn on_small_disk(mebibytes: u32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let wrapper = [
+            "unshare",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs -o size=$0 none \"$1\" && shift && exec \"$@\"",
+            &format!("{mebibytes}m"),
+            &data.display().to_string(),
+        ];
+        let wrapper = wrapper.map(str::to_owned).to_vec();
+        let args = vec![format!("--etcd-data-dir={}", data.display())];
+        let mut this = Self::spawn_in(wrapper, directory, args);
+        this.wait_ready();
+        this
+    }
+
+    /// Its data folder as it sees it.
+    pub(crate) fn data_as_seen(&self) -> PathBuf {
+        let data = self.directory.path().join("data");
+        let root = PathBuf::from(format!("/proc/{}/root", self.process.0.id()));
+        root.join(data.strip_prefix("/").unwrap())
+    }
+
     /// Starts one on an etcd; does not wait.
     pub(crate) fn on_etcd(id: &str, endpoints: &str, more: &[&str]) -> Self {
         let mut args = vec![
@@ -88,6 +120,12 @@ impl Scheduler {
     }
 
     fn spawn(directory: TempDir, more: Vec<String>) -> Self {
+        Self::spawn_in(Vec::new(), directory, more)
+    }
+
+    /// With a program before it that starts it.
+    fn spawn_in(mut wrapper: Vec<String>, directory: TempDir, more: Vec<String>) -> Self {
+        wrapper.push(env!("CARGO_BIN_EXE_scheduler").to_owned());
         let [port, health, etcd_client, metrics] = [(); 4].map(|()| free_port());
         let mut args = vec![
             format!("--port={port}"),
@@ -102,7 +140,8 @@ impl Scheduler {
         args.extend(more);
         let log = directory.path().join("log");
         Self {
-            process: start(&args, &log),
+            process: start(&wrapper, &args, &log),
+            wrapper,
             port,
             health,
             etcd_client,
@@ -116,7 +155,7 @@ impl Scheduler {
     /// Kills it without warning and starts it again on the same data.
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
-        self.process = start(&self.args, &self.log);
+        self.process = start(&self.wrapper, &self.args, &self.log);
     }
 
     /// Kills it without warning.
@@ -227,13 +266,14 @@ fn page(port: u16, path: &str) -> Option<(u16, String)> {
     Some((status, text))
 }
 
-fn start(args: &[String], log: &PathBuf) -> Process {
+fn start(program: &[String], args: &[String], log: &PathBuf) -> Process {
     let log = std::fs::File::options()
         .create(true)
         .append(true)
         .open(log)
         .unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_scheduler"))
+    let child = Command::new(&program[0])
+        .args(&program[1..])
         .args(args)
         .env_remove("NAMESPACE")
         .stdout(log.try_clone().unwrap())

@@ -1,6 +1,6 @@
 //! The thread that writes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub(super) fn run(
                 let mut group = vec![(txns, answer)];
                 let mut held_over = None;
                 // Whoever waits already shares the commit.
-                while group.iter().map(|(txns, _)| txns.len()).sum::<usize>() < BATCH {
+                while group.iter().map(|(txns, _)| txns.len()).sum::<usize>() < BATCH.txns {
                     match queue.try_recv() {
                         Ok(Command::Apply { txns, answer }) => group.push((txns, answer)),
                         Ok(other) => {
@@ -82,6 +82,7 @@ struct Writer {
     revision: i64,
     followers: Vec<mpsc::Sender<Vec<Event>>>,
     gauges: Arc<Gauges>,
+    path: PathBuf,
 }
 
 type Group = Vec<(Vec<Txn>, oneshot::Sender<Result<Vec<Applied>, StoreError>>)>;
@@ -106,6 +107,7 @@ impl Writer {
             revision,
             followers: Vec::new(),
             gauges,
+            path: path.to_owned(),
         };
         writer.report();
         Ok(writer)
@@ -295,6 +297,10 @@ impl Writer {
         self.gauges
             .bytes_in_use
             .store(u64::try_from(in_use).unwrap_or(0), Ordering::Relaxed);
+        // Where the disk cannot be asked, its own refusal has to do.
+        let free = rustix::fs::statvfs(&self.path)
+            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        self.gauges.disk_free.store(free, Ordering::Relaxed);
     }
 
     /// Gives free pages back once they are half of the file.

@@ -168,6 +168,13 @@ impl Client {
             Code::ResourceExhausted if message.contains("space exceeded") => StoreError::Full(format!(
                 "the job store is full: {text}; delete jobs or raise etcd's --quota-backend-bytes, compact and defragment, then disarm its NOSPACE alarm"
             )),
+            Code::ResourceExhausted | Code::InvalidArgument
+                if message.contains("too large") || message.contains("larger than max") =>
+            {
+                StoreError::TooLarge(format!(
+                    "the job is too large: {text}; raise etcd's --max-request-bytes, or keep the job's data in a state store and schedule the key"
+                ))
+            }
             Code::Unauthenticated => {
                 *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.failed(at);

@@ -1,0 +1,168 @@
+//! The embedded store.
+#![allow(clippy::unwrap_used)] // in helpers of tests too
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_proto::scheduler::v1::{DeleteJobRequest, GetJobRequest};
+use outrigger_scheduler::store::embedded::Embedded;
+use outrigger_scheduler::store::{Applied, Check, Event, Feed, Store as _, StoreError, Txn, Write};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use common::Scheduler;
+use common::jobs::{Counts, metadata, once, until, watch};
+
+fn put(key: &str, value: &str) -> Write {
+    Write::Put {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        lease: 0,
+    }
+}
+
+fn absent(key: &str) -> Check {
+    Check {
+        key: key.to_owned().into(),
+        mod_revision: 0,
+    }
+}
+
+async fn apply(store: &Embedded, checks: Vec<Check>, writes: Vec<Write>) -> Applied {
+    let txn = Txn {
+        checks,
+        writes,
+        grows: false,
+    };
+    store.apply(vec![txn]).await.unwrap()[0]
+}
+
+#[tokio::test]
+async fn a_transaction_whose_check_fails_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(directory.path(), u64::MAX).await.unwrap();
+    let first = apply(&store, vec![absent("a")], vec![put("a", "1")]).await;
+    assert!(first.succeeded);
+    let second = apply(&store, vec![absent("a")], vec![put("a", "2"), put("b", "2")]).await;
+    assert!(!second.succeeded);
+    let found = store.get(vec!["a".into(), "b".into()]).await.unwrap();
+    assert_eq!(found[0].as_ref().unwrap().value, "1");
+    assert_eq!(found[1], None);
+    assert_eq!(second.revision, first.revision);
+}
+
+#[tokio::test]
+async fn followers_hear_the_content_and_then_every_change_even_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(directory.path(), u64::MAX).await.unwrap());
+    apply(&store, vec![], vec![put("x/1", "1"), put("y/1", "1")]).await;
+    let (sender, mut feed) = mpsc::channel(8);
+    let following = store.clone();
+    let task = tokio::spawn(async move { following.follow(&["x/"], sender).await });
+    assert_eq!(feed.recv().await.unwrap(), Feed::Begin);
+    let Some(Feed::Keys(keys)) = feed.recv().await else {
+        panic!()
+    };
+    assert_eq!(keys.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), [b"x/1"]);
+    assert_eq!(feed.recv().await.unwrap(), Feed::Complete);
+    apply(&store, vec![], vec![Write::DeletePrefix("x/".into())]).await;
+    let Some(Feed::Events(events)) = feed.recv().await else {
+        panic!()
+    };
+    assert_eq!(
+        events,
+        [Event::Deleted {
+            key: "x/1".into(),
+            revision: 3
+        }]
+    );
+    drop(feed);
+    task.abort();
+    drop(store);
+    let store = Embedded::open(directory.path(), u64::MAX).await.unwrap();
+    assert_eq!(store.revision(), 3);
+    assert_eq!(store.list(Bytes::new()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_before_it_takes_a_new_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(directory.path(), 1).await.unwrap();
+    let new = Txn {
+        writes: vec![put("new", "1")],
+        grows: true,
+        ..Txn::default()
+    };
+    let error = store.apply(vec![new]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full(_)));
+    let error = error.to_string();
+    assert!(error.contains("--etcd-space-quota"), "{error}");
+    // What is there can still be advanced and deleted.
+    assert!(apply(&store, vec![], vec![put("a", "1")]).await.succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_new_jobs_are_refused_and_the_others_trigger_and_are_kept() {
+    let scheduler = Scheduler::on_small_disk(24);
+    let mut client = scheduler.client().await;
+    client.schedule_job(once("kept", "1h", 16)).await.unwrap();
+    client.schedule_job(once("soon", "15s", 16)).await.unwrap();
+    client.schedule_job(once("later", "30s", 16)).await.unwrap();
+    let mut refusal = None;
+    for n in 0..400 {
+        let call = client.schedule_job(once(&format!("big-{n}"), "1h", 64 << 10));
+        if let Err(status) = call.await {
+            refusal = Some(status);
+            break;
+        }
+    }
+    // Refused while there is still room for what the others have to write.
+    let refusal = refusal.expect("400 jobs of 64 KiB do not fit beside the reserve");
+    assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
+    for word in ["the job store is full", "scheduler.db", "make room"] {
+        assert!(refusal.message().contains(word), "{refusal}");
+    }
+    let counts = Counts::default();
+    let mut sidecar = JoinSet::new();
+    sidecar.spawn(watch(scheduler.port, counts.clone()));
+    let get = |name: &str| GetJobRequest {
+        name: name.to_owned(),
+        metadata: Some(metadata()),
+    };
+    let is_gone = async |name: &str| {
+        let mut client = client.clone();
+        client
+            .get_job(get(name))
+            .await
+            .is_err_and(|status| status.code() == Code::NotFound)
+    };
+    until("done", async || is_gone("soon").await).await;
+    let delete = |name: &str| DeleteJobRequest {
+        name: name.to_owned(),
+        metadata: Some(metadata()),
+    };
+    client.clone().delete_job(delete("big-0")).await.unwrap();
+    // Somebody else takes the last byte: jobs trigger, and what became of them is written once there is room.
+    let filler = scheduler.data_as_seen().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    let piece = vec![1; 1 << 12];
+    while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+    drop(file);
+    until("triggered", async || counts.lock().unwrap().contains_key("later")).await;
+    let refused = client
+        .clone()
+        .schedule_job(once("new", "1h", 16))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    std::fs::remove_file(&filler).unwrap();
+    until("written", async || is_gone("later").await).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(counts.lock().unwrap().get("later"), Some(&1));
+    client.clone().get_job(get("kept")).await.unwrap();
+    assert_eq!(scheduler.health_status(), Some(200));
+}
