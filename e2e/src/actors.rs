@@ -23,6 +23,8 @@ use crate::sdk::component;
 
 /// The actor type.
 pub const TYPE: &str = "counter";
+/// A name of the placement service.
+const NAME: &str = "placement.test";
 /// Longer than any call may take: whoever waits that long hangs.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -58,22 +60,37 @@ impl World {
     /// # Panics
     /// If something does not come up.
     pub async fn start(replicas: usize, hosts: usize) -> Self {
+        Self::start_with(replicas, hosts, false).await
+    }
+
+    /// As [`World::start`], but the sidecars know placement by a name only, see [`World::point_name_to`].
+    ///
+    /// # Panics
+    /// If something does not come up.
+    pub async fn start_by_name(replicas: usize, hosts: usize) -> Self {
+        Self::start_with(replicas, hosts, true).await
+    }
+
+    async fn start_with(replicas: usize, hosts: usize, by_name: bool) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a temporary folder: {e}"));
         let redis = RedisServer::start(dir.path()).await;
         let mut placement = Placement::start(replicas, dir.path());
         placement.wait_leader(Duration::from_secs(60)).await;
-        let address = format!("127.0.0.1:{}", redis.port());
-        let store = [("redisHost", address.as_str()), ("actorStateStore", "true")];
         let options = DaprdOptions {
             app_id: "counters".to_owned(),
-            resources: vec![component("actorstore", "state.redis", &store)],
+            resources: vec![actor_store(redis.port())],
             flags: vec![
                 "--placement-host-address".to_owned(),
-                placement.addresses(),
+                if by_name {
+                    placement.addresses_at(NAME)
+                } else {
+                    placement.addresses()
+                },
                 "--dapr-graceful-shutdown-seconds".to_owned(),
                 "15".to_owned(),
             ],
             env: vec![("DAPR_HOST_IP".to_owned(), "127.0.0.1".to_owned())],
+            hosts_file: by_name.then(|| dir.path().join("hosts")),
             ..DaprdOptions::default()
         };
         let calling = DaprdOptions {
@@ -81,6 +98,7 @@ impl World {
             ..options.clone()
         };
         let ledger = Arc::new(Ledger::default());
+        point_name(dir.path(), "127.0.0.1");
         let caller = Daprd::start_ready(&calling, &dir.path().join("caller")).await;
         let mut world = Self {
             placement,
@@ -99,6 +117,20 @@ impl World {
         world
     }
 
+    /// The name by which the sidecars know placement is that of another address from now on.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn point_name_to(&self, ip: &str) {
+        point_name(self.dir.path(), ip);
+    }
+
+    /// Starts another placement service at another address, which nobody is told.
+    #[must_use]
+    pub fn another_placement(&self, ip: &str) -> Placement {
+        self.placement.elsewhere(ip, self.dir.path())
+    }
+
     /// A host that is not started yet.
     pub async fn host(&self, number: usize) -> Host {
         let app = CounterApp::start(number, Arc::clone(&self.ledger)).await;
@@ -112,6 +144,19 @@ impl World {
             dir: self.dir.path().join(format!("host-{number}")),
             starts: 0,
         }
+    }
+
+    /// A host that reaches the store through another port of this machine.
+    pub async fn host_through(&self, number: usize, store: u16) -> Host {
+        let mut host = self.host(number).await;
+        host.options.resources = vec![actor_store(store)];
+        host
+    }
+
+    /// The port of the store.
+    #[must_use]
+    pub fn store_port(&self) -> u16 {
+        self.redis.port()
     }
 
     /// The number that the store has for an actor.
@@ -190,6 +235,18 @@ impl World {
     }
 }
 
+/// In place: the file is mounted where sidecars look for it.
+fn point_name(dir: &Path, ip: &str) {
+    let text = format!("127.0.0.1 localhost\n{ip} {NAME}\n");
+    std::fs::write(dir.join("hosts"), text).unwrap_or_else(|e| panic!("cannot write the file of names: {e}"));
+}
+
+fn actor_store(port: u16) -> String {
+    let address = format!("127.0.0.1:{port}");
+    let settings = [("redisHost", address.as_str()), ("actorStateStore", "true")];
+    component("actorstore", "state.redis", &settings)
+}
+
 impl Host {
     /// Starts a sidecar, on ports of its own, and waits until it is ready.
     ///
@@ -226,6 +283,14 @@ impl Host {
             "the sidecar should have ended in order: {ended:?}\n{}",
             daprd.process().log_tail()
         );
+    }
+
+    /// Sends a signal to the sidecar; its app's turns are not held against it from now on.
+    pub fn signal(&mut self, name: &str) {
+        if let Some(daprd) = &mut self.daprd {
+            self.app.excuse(true);
+            daprd.process().signal(name);
+        }
     }
 
     /// SIGSTOP for so long.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod jobs;
 pub mod kube;
 pub mod process;
+pub mod relay;
 pub mod sdk;
 pub mod sentry;
 pub mod sentry_vectors;

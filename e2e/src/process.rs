@@ -105,6 +105,26 @@ impl Program {
         self
     }
 
+    /// Lets it, and nobody else, see another file as `/etc/hosts`; what is written into that file later it sees too.
+    #[must_use]
+    pub fn hosts_file(self, file: &Path) -> Self {
+        // The shell becomes the program, so the process id is its own. A mount of one's own needs root, as in CI.
+        let wrapped = [
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
+        ];
+        let mut args: Vec<String> = wrapped.map(str::to_owned).into();
+        args.extend([file.display().to_string(), self.path.display().to_string()]);
+        args.extend(self.args);
+        Self {
+            path: PathBuf::from("unshare"),
+            args,
+            ..self
+        }
+    }
+
     /// Starts it.
     ///
     /// # Panics

@@ -1,9 +1,11 @@
 //! Actors on real processes that are killed, frozen and restarted (docs/ACTORS.md): no double turn, no acknowledged call
 //! lost, every actor reachable again within the stated bound.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_e2e::actors::{Load, Outcome, World};
+use outrigger_e2e::actors::{Load, Outcome, World, add};
+use outrigger_e2e::relay::Relay;
 
 const ACTORS: usize = 24;
 /// docs/ACTORS.md states 15 s after the last fault; the rest is for a machine that builds beside the test.
@@ -92,7 +94,10 @@ async fn a_rolling_restart_of_the_hosts_under_load_fails_no_call() {
             "a host that stops deactivates its actors while the app is alive"
         );
         load.go_on(30).await;
-        world.hosts[number].start().await;
+        // Its app goes too; what comes instead has another address.
+        let mut fresh = world.host(10 + number).await;
+        fresh.start().await;
+        world.hosts[number] = fresh;
         load.go_on(30).await;
     }
     let outcome = load.stop().await;
@@ -123,6 +128,82 @@ async fn another_replica_of_placement_serves_after_the_leader_is_killed_and_no_a
         "a new host was ready and every actor reachable {:.1?} later",
         start.elapsed()
     );
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    assert_eq!(failed(&outcome), Vec::<&String>::new());
+    world.settle(ACTORS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_a_frozen_owner_had_under_way_is_refused_by_the_store() {
+    let mut world = World::start(1, 0).await;
+    let relay = Relay::start(world.store_port()).await;
+    let mut first = world.host_through(0, relay.port()).await;
+    first.start().await;
+    let caller = world.caller.http_port();
+    assert_eq!(add(caller, 0, BOUND, &world.ledger).await, Ok(1));
+    // The sidecar has checked everything and sent its transaction; it freezes before the store has it.
+    relay.hold_from(b"MULTI");
+    let ledger = Arc::clone(&world.ledger);
+    let late = tokio::spawn(async move { add(caller, 0, BOUND, &ledger).await });
+    relay.held().await;
+    first.signal("STOP");
+    let mut second = world.host(1).await;
+    second.start().await;
+    world.hosts.push(second);
+    let entrance = world.hosts[0].daprd.as_ref().expect("it runs").http_port();
+    for number in 2..=3 {
+        assert_eq!(add(entrance, 0, BOUND, &world.ledger).await, Ok(number));
+    }
+    relay.release();
+    first.signal("CONT");
+    // The call itself is tried again where the actor is now.
+    println!("the late call: {:?}", late.await.expect("no panic"));
+    assert!(world.stored(0).await >= 3, "the stale write was not refused");
+    add(entrance, 0, BOUND, &world.ledger)
+        .await
+        .expect("it is reachable");
+    world.settle(1).await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_find_placement_again_when_its_name_points_elsewhere() {
+    let mut world = World::start_by_name(1, 2).await;
+    let load = Load::start(&[world.caller.http_port()], 4, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    let mut next = world.another_placement("127.0.0.3");
+    next.wait_leader(BOUND).await;
+    // Connections to the old address neither end nor answer.
+    world.placement.signal(0, "STOP");
+    world.point_name_to("127.0.0.3");
+    let start = Instant::now();
+    // A host that only the service at the new address can have put in the table.
+    let mut host = world.host(2).await;
+    host.start().await;
+    world.hosts.push(host);
+    let before = world.hosts[2].app.turns();
+    let moved = async {
+        while world.hosts[2].app.turns() == before {
+            load.go_on(5).await;
+        }
+    };
+    tokio::time::timeout(BOUND, moved)
+        .await
+        .expect("the new host should get actors");
+    println!(
+        "a new host had its first turn {:.1?} after the name pointed elsewhere",
+        start.elapsed()
+    );
+    world.wait_reachable(ACTORS, BOUND).await;
+    // The old one is back: nobody listens to it.
+    world.placement.signal(0, "CONT");
+    load.go_on(50).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    load.go_on(50).await;
     let outcome = load.stop().await;
     println!(
         "{} calls, the slowest took {:.1?}",

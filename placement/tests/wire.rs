@@ -11,16 +11,18 @@ use http_body_util::BodyExt as _;
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use outrigger_identity::testing::{TestCa, security};
 use outrigger_identity::{Authorise, ControlPlane, Security};
 use outrigger_placement::server::{self, Keepalive};
 use outrigger_placement::shared::Shared;
 use outrigger_placement::{Moment, Settings};
 use outrigger_proto::placement::v1::{Host, PlacementOrder};
 use prost::Message as _;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 const PATH: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 /// Longer than anything here takes on a busy machine.
@@ -34,11 +36,15 @@ struct Service {
 
 impl Service {
     async fn start() -> Self {
+        let control_plane = ControlPlane::new("localhost", "default").unwrap();
+        Self::start_with(&Security::disabled(control_plane)).await
+    }
+
+    async fn start_with(security: &Security) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::new("p0", Settings::default()));
         shared.set_leader(Some((1, Moment::MAX)));
-        let security = Security::disabled(ControlPlane::new("localhost", "default").unwrap());
         let keepalive = Keepalive {
             time: Duration::from_secs(2),
             timeout: Duration::from_secs(3),
@@ -59,9 +65,19 @@ impl Service {
         window: Option<u32>,
     ) -> (Sender<Bytes>, http::Response<Incoming>, JoinSet<()>) {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        self.open_on(stream, path, window).await.unwrap()
+    }
+
+    /// The same on a connection of the caller's.
+    async fn open_on(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        path: &str,
+        window: Option<u32>,
+    ) -> hyper::Result<(Sender<Bytes>, http::Response<Incoming>, JoinSet<()>)> {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let _ = connection.await;
@@ -73,9 +89,8 @@ impl Service {
             .unwrap();
         let response = tokio::time::timeout(LIMIT, sender.send_request(request))
             .await
-            .unwrap()
-            .unwrap();
-        (requests, response, tasks)
+            .unwrap()?;
+        Ok((requests, response, tasks))
     }
 
     /// A sidecar that hosts `types` and behaves, until it has a table with `hosts` hosts of the first type.
@@ -236,4 +251,73 @@ async fn one_that_never_reads_nor_acknowledges_holds_up_nobody_of_other_types() 
     }
     // Each waits for patience at most (250 ms), in each of the three steps; far from the 8 s of an eviction each.
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn who_a_sidecar_is_the_handshake_says_and_not_the_report() {
+    let (ca, stop, tasks) = (TestCa::new(), CancellationToken::new(), TaskTracker::new());
+    let placement = security(
+        &ca,
+        "spiffe://localhost/ns/dapr-system/dapr-placement",
+        &stop,
+        &tasks,
+    )
+    .await;
+    let service = Service::start_with(&placement).await;
+    let address = format!("127.0.0.1:{}", service.port);
+    let cart = security(&ca, "spiffe://public/ns/shop/cart", &stop, &tasks).await;
+    let report = |id: &str, namespace: &str| Host {
+        name: "10.0.0.1:50002".into(),
+        entities: vec!["cat".into()],
+        namespace: namespace.into(),
+        ..message(id, 1, None)
+    };
+    let open = async || {
+        let stream = cart
+            .to_peer(Authorise::Any, &[b"h2"])
+            .connect(&address)
+            .await
+            .unwrap();
+        service.open_on(stream, PATH, None).await.unwrap()
+    };
+    // Another app, another namespace, both, and none at all.
+    for (id, namespace, code) in [
+        ("till", "shop", "7"),
+        ("cart", "bank", "7"),
+        ("till", "bank", "7"),
+        ("", "", "3"),
+    ] {
+        let (mut requests, response, _tasks) = open().await;
+        requests.send_data(frame(&report(id, namespace))).await.unwrap();
+        assert_eq!(status(response).await.as_deref(), Some(code), "{id} {namespace}");
+    }
+    // The truth first, a lie in a later message.
+    let (mut requests, response, _tasks) = open().await;
+    requests.send_data(frame(&report("cart", "shop"))).await.unwrap();
+    let lie = Host {
+        namespace: "shop".into(),
+        ..message("till", 2, Some(1))
+    };
+    requests.send_data(frame(&lie)).await.unwrap();
+    assert_eq!(status(response).await.as_deref(), Some("7"));
+    // The truth.
+    let (mut requests, response, _tasks) = open().await;
+    requests.send_data(frame(&report("cart", "shop"))).await.unwrap();
+    let mut body = response.into_body();
+    let first = tokio::time::timeout(LIMIT, body.frame())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    let mut first = BytesMut::from(&first.into_data().unwrap()[..]);
+    assert_eq!(next(&mut first).unwrap().operation, "lock");
+    // Certificates of somebody else's authority, and plain text: no stream at all.
+    let stranger = security(&TestCa::new(), "spiffe://public/ns/shop/cart", &stop, &tasks).await;
+    match stranger.to_peer(Authorise::Any, &[b"h2"]).connect(&address).await {
+        Err(_) => {}
+        Ok(stream) => assert!(service.open_on(stream, PATH, None).await.is_err()),
+    }
+    let plain = TcpStream::connect(("127.0.0.1", service.port)).await.unwrap();
+    assert!(service.open_on(plain, PATH, None).await.is_err());
+    stop.cancel();
 }

@@ -8,7 +8,7 @@
 pub(crate) mod app;
 pub(crate) mod load;
 mod numbers;
-mod process;
+pub(crate) mod process;
 pub(crate) mod proxy;
 mod report;
 mod stage;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::workspace::{cargo, root};
+use crate::workspace::build;
 
 /// Options of `cargo xtask bench-sentry`.
 #[derive(Args, Debug, Clone)]
@@ -22,15 +22,7 @@ pub(crate) struct BenchSentryArgs {
 }
 
 pub(crate) fn run(args: &BenchSentryArgs) -> Result<()> {
-    let root = root()?;
-    let built = cargo(&root)
-        .args(["build", "--profile", &args.profile, "-p", "outrigger-sentry"])
-        .args(["--bin", "sentry", "--example", "load"])
-        .status()
-        .context("cargo cannot be started")?;
-    ensure!(built.success(), "the build of sentry failed");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let folder = target.join(&args.profile);
+    let folder = build(&args.profile, &["--bin", "sentry", "--example", "load"])?;
     let bin = args.bin.clone().unwrap_or_else(|| folder.join("sentry"));
     let status = std::process::Command::new(folder.join("examples/load"))
         .arg(bin)

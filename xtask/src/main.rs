@@ -4,6 +4,8 @@
 //! but the writer of image archives, so it also builds when they do not.
 
 mod bench;
+mod bench_actors;
+mod bench_placement;
 mod bench_sentry;
 mod ci;
 mod cluster;
@@ -52,6 +54,10 @@ enum Task {
     Reference,
     /// Measure the sidecars against a bare two-hop proxy: latency, throughput, CPU, memory, start
     Bench(bench::BenchArgs),
+    /// Measure actors: calls in the own sidecar and across two, activations, state transactions
+    BenchActors(bench_actors::BenchActorsArgs),
+    /// Measure placement: how a table reaches ten to ten thousand sidecars, and memory
+    BenchPlacement(bench_placement::BenchPlacementArgs),
     /// Measure sentry: certificates and handshakes per second, memory, a thousand sidecars that start at once
     BenchSentry(bench_sentry::BenchSentryArgs),
     #[command(hide = true)]
@@ -73,6 +79,8 @@ fn main() -> ExitCode {
         Task::Crds => crds::run(),
         Task::Reference => reference::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::BenchActors(args) => bench_actors::run(&args),
+        Task::BenchPlacement(args) => bench_placement::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),

@@ -33,6 +33,20 @@ pub(crate) fn cargo(root: &Path) -> Command {
     command(root, std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// Builds targets of the workspace (`--bin NAME` …) with a profile; the folder they are in, examples in `examples` below it.
+pub(crate) fn build(profile: &str, targets: &[&str]) -> Result<PathBuf> {
+    let root = root()?;
+    let built = cargo(&root)
+        .args(["build", "--workspace", "--profile", profile])
+        .args(targets)
+        .status()
+        .context("cargo cannot be started")?;
+    ensure!(built.success(), "the build failed");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    // The profile `dev` is the one whose folder has another name.
+    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
+}
+
 #[cfg(test)]
 pub(crate) use metadata::{Dependency, Package, packages};
 

@@ -177,6 +177,18 @@ pub struct TransactionRequest {
     pub operations: Vec<TransactionOperation>,
     /// Metadata of the transaction as a whole.
     pub metadata: RequestMetadata,
+    /// A row that must be as expected. Only given to stores that [guard](StateStore::guards).
+    pub guard: Option<Guard>,
+}
+
+/// A row that a transaction depends on without changing it: nothing is written unless the row has this ETag from
+/// before the first write to after the last. Actors use it to refuse writes of an owner that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Stored key.
+    pub key: String,
+    /// The ETag that the row must have.
+    pub etag: String,
 }
 
 /// One entry of a bulk read.
@@ -225,6 +237,9 @@ pub enum StateError {
     /// Another writer was first (409 / Aborted).
     #[error("possible etag mismatch. error from state store{}", cause(.0))]
     EtagMismatch(Option<String>),
+    /// The row that the transaction depends on has changed, or is gone: nothing was written.
+    #[error("the row that guards the transaction has changed")]
+    GuardMismatch,
     /// The etag is no etag of this store (400 / InvalidArgument).
     #[error("invalid etag value{}", cause(.0))]
     EtagInvalid(Option<String>),
@@ -252,9 +267,12 @@ impl StateError {
         Self::Other(text.into())
     }
 
-    /// Etag failures are final; others may be retried.
+    /// Failed conditions are final; other failures may be retried.
     pub const fn is_etag(&self) -> bool {
-        matches!(self, Self::EtagMismatch(_) | Self::EtagInvalid(_))
+        matches!(
+            self,
+            Self::EtagMismatch(_) | Self::EtagInvalid(_) | Self::GuardMismatch
+        )
     }
 }
 
@@ -347,6 +365,12 @@ pub trait StateStore: Send + Sync + 'static {
     /// Most operations a transaction may hold; `None` = no limit.
     fn transaction_limit(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether transactions heed a [`Guard`]. A store that says so must let no write of a guarded transaction happen
+    /// after another writer was told that it has changed the guard's row.
+    fn guards(&self) -> bool {
+        false
     }
 
     /// Runs a transaction. Only called when [`StateFeature::Transactional`] is declared.

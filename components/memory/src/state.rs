@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_components_api::state::{
-    DeleteRequest, GetRequest, GetResponse, KeysLikeRequest, KeysLikeResponse, SetRequest, StateError,
+    DeleteRequest, GetRequest, GetResponse, Guard, KeysLikeRequest, KeysLikeResponse, SetRequest, StateError,
     StateFeature, StateStore, TransactionOperation, TransactionRequest,
 };
 use outrigger_components_api::{InitContext, RequestMetadata, metadata::go_integer};
@@ -77,9 +77,16 @@ impl MemoryState {
     }
 
     /// All checks first, then all writes: nothing in between can fail.
-    fn apply(&self, writes: Vec<Checked>) -> Result<(), StateError> {
+    fn apply(&self, guard: Option<&Guard>, writes: Vec<Checked>) -> Result<(), StateError> {
         let mut entries = self.lock();
         let now = Instant::now();
+        if let Some(guard) = guard
+            && entries
+                .live(&guard.key, now)
+                .is_none_or(|entry| entry.etag != guard.etag)
+        {
+            return Err(StateError::GuardMismatch);
+        }
         for write in &writes {
             match write {
                 Checked::Set {
@@ -243,11 +250,11 @@ impl StateStore for MemoryState {
     }
 
     async fn set(&self, request: SetRequest) -> Result<(), StateError> {
-        self.apply(vec![check_set(request)?])
+        self.apply(None, vec![check_set(request)?])
     }
 
     async fn delete(&self, request: DeleteRequest) -> Result<(), StateError> {
-        self.apply(vec![check_delete(request)?])
+        self.apply(None, vec![check_delete(request)?])
     }
 
     async fn transact(&self, request: TransactionRequest) -> Result<(), StateError> {
@@ -259,7 +266,11 @@ impl StateStore for MemoryState {
                 TransactionOperation::Delete(delete) => check_delete(delete),
             })
             .collect();
-        self.apply(writes?)
+        self.apply(request.guard.as_ref(), writes?)
+    }
+
+    fn guards(&self) -> bool {
+        true
     }
 
     async fn delete_with_prefix(&self, prefix: &str) -> Result<u64, StateError> {

@@ -22,7 +22,7 @@ use crate::gc::Cleanup;
 use crate::migrations::Migrations;
 use crate::pool::{Lease, Pool};
 use crate::settings::{Settings, identifier};
-use table::{Layout, Table, Write};
+use table::{GuardRow, Layout, Table, Write};
 
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -108,8 +108,22 @@ impl PostgresState {
         write.check(changed)
     }
 
-    async fn in_transaction(&self, lease: &mut Lease, writes: &[Write]) -> Result<(), TransactError> {
-        lease.batch("BEGIN").await?;
+    async fn in_transaction(
+        &self,
+        lease: &mut Lease,
+        guard: Option<&GuardRow>,
+        writes: &[Write],
+    ) -> Result<(), TransactError> {
+        match guard {
+            None => lease.batch("BEGIN").await?,
+            Some(guard) => {
+                lease.batch(BEGIN_GUARDED).await?;
+                let statement = self.table.guard(guard);
+                if lease.rows(statement.sql, &statement.values()).await?.is_empty() {
+                    return Err(TransactError::State(StateError::GuardMismatch));
+                }
+            }
+        }
         for write in writes {
             let statement = self.table.statement(write);
             let changed = lease.execute(statement.sql, &statement.values()).await?;
@@ -119,6 +133,10 @@ impl PostgresState {
         Ok(())
     }
 }
+
+/// A guarded transaction holds a lock on the row of its guard, which the next owner of the actors has to change. A
+/// client that freezes between two statements must not hold it for ever.
+const BEGIN_GUARDED: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'";
 
 /// Why a transaction did not happen.
 enum TransactError {
@@ -219,16 +237,20 @@ impl StateStore for PostgresState {
                 TransactionOperation::Delete(delete) => Write::delete(layout, delete),
             })
             .collect::<Result<Vec<Write>, StateError>>()?;
-        match writes.as_slice() {
-            [] => return Ok(()),
-            [one] => return self.write(one).await,
+        let guard = request
+            .guard
+            .map(|guard| GuardRow::parse(layout, guard))
+            .transpose()?;
+        match (writes.as_slice(), &guard) {
+            ([], _) => return Ok(()),
+            ([one], None) => return self.write(one).await,
             _ => {}
         }
         let result = self
             .pool
             .within(async {
                 let mut lease = self.pool.lease().await?;
-                match self.in_transaction(&mut lease, &writes).await {
+                match self.in_transaction(&mut lease, guard.as_ref(), &writes).await {
                     Ok(()) => {
                         lease.give_back();
                         Ok(Ok(()))
@@ -247,6 +269,10 @@ impl StateStore for PostgresState {
             })
             .await;
         result?
+    }
+
+    fn guards(&self) -> bool {
+        true
     }
 
     async fn query(&self, request: QueryRequest) -> Result<QueryResponse, StateError> {

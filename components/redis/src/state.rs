@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_components_api::metadata::go_integer;
 use outrigger_components_api::state::{
-    DeleteRequest, GetRequest, GetResponse, QueryRequest, QueryResponse, SetRequest, StateError,
+    DeleteRequest, GetRequest, GetResponse, Guard, QueryRequest, QueryResponse, SetRequest, StateError,
     StateFeature, StateStore, StateValue, TransactionOperation, TransactionRequest,
 };
 use outrigger_components_api::{InitContext, InitError, RequestMetadata};
@@ -71,6 +71,7 @@ impl RedisState {
         request: &SetRequest,
         data: &[u8],
         records_first_write: bool,
+        guard: Option<&Guard>,
     ) -> Result<Cmd, StateError> {
         let etag = match &request.etag {
             Some(etag) if request.options.concurrency != "last-write" => go_integer(etag, 10)
@@ -82,7 +83,7 @@ impl RedisState {
         };
         let ttl = ttl(&request.metadata)?.or(self.ttl);
         let first_write = records_first_write && request.options.is_first_write();
-        Ok(script::set(&request.key, etag, data, first_write, ttl))
+        Ok(script::set(&request.key, etag, data, first_write, ttl, guard))
     }
 
     /// Waits until the replicas have the write, if asked to and if there are any.
@@ -182,7 +183,7 @@ impl StateStore for RedisState {
     async fn set(&self, request: SetRequest) -> Result<(), StateError> {
         request.options.check()?;
         let data = encode(&request.value)?;
-        let command = self.set_command(&request, &data, true)?;
+        let command = self.set_command(&request, &data, true, None)?;
         if let Err(error) = self.link.run::<i64>(&command).await {
             return Err(match &request.etag {
                 Some(_) if is_refusal(&error) => StateError::EtagMismatch(Some(error.to_string())),
@@ -194,7 +195,7 @@ impl StateStore for RedisState {
 
     async fn delete(&self, request: DeleteRequest) -> Result<(), StateError> {
         request.options.check()?;
-        let command = script::delete(&request.key, request.etag.as_deref());
+        let command = script::delete(&request.key, request.etag.as_deref(), None);
         match self.link.run::<i64>(&command).await {
             Ok(_) => Ok(()),
             Err(error) if is_refusal(&error) => Err(StateError::EtagMismatch(Some(error.to_string()))),
@@ -209,18 +210,34 @@ impl StateStore for RedisState {
         }
         let mut pipeline = Pipeline::new();
         pipeline.atomic();
+        let guard = request.guard.as_ref();
         for operation in &request.operations {
             pipeline.add_command(match operation {
                 // Go forgets to tell the script about first-write here, so it is not recorded.
-                TransactionOperation::Upsert(set) => self.set_command(set, &encode(&set.value)?, false)?,
-                TransactionOperation::Delete(delete) => script::delete(&delete.key, delete.etag.as_deref()),
+                TransactionOperation::Upsert(set) => {
+                    self.set_command(set, &encode(&set.value)?, false, guard)?
+                }
+                TransactionOperation::Delete(delete) => {
+                    script::delete(&delete.key, delete.etag.as_deref(), guard)
+                }
             });
         }
         self.link
             .run_all::<redis::Value>(&pipeline)
             .await
             .map(|_| ())
-            .map_err(|error| failed(&error))
+            .map_err(|error| {
+                if guard.is_some() && error.to_string().contains(script::GUARD_CHANGED) {
+                    StateError::GuardMismatch
+                } else {
+                    failed(&error)
+                }
+            })
+    }
+
+    /// Keys of a cluster live on different nodes, which cannot look at each other's rows.
+    fn guards(&self) -> bool {
+        !self.link.settings().cluster
     }
 
     async fn query(&self, _request: QueryRequest) -> Result<QueryResponse, StateError> {

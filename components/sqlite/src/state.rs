@@ -185,10 +185,19 @@ impl StateStore for SqliteState {
         if writes.is_empty() {
             return Ok(());
         }
-        let table = self.table.clone();
+        let (table, guard) = (self.table.clone(), request.guard);
         self.database
-            .write(move |connection| writes.iter().try_for_each(|write| table.write(connection, write)))
+            .write(move |connection| {
+                if let Some(guard) = &guard {
+                    table.check_guard(connection, guard)?;
+                }
+                writes.iter().try_for_each(|write| table.write(connection, write))
+            })
             .await
+    }
+
+    fn guards(&self) -> bool {
+        true
     }
 
     async fn keys_like(&self, request: KeysLikeRequest) -> Result<KeysLikeResponse, StateError> {

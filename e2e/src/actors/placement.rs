@@ -1,6 +1,7 @@
 //! Replicas of the placement service.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::http::client::{Request, send};
@@ -13,11 +14,13 @@ const LOOK: Duration = Duration::from_millis(300);
 pub struct Placement {
     replicas: Vec<Replica>,
     cluster: String,
+    /// Address of the port for sidecars.
+    ip: String,
 }
 
 struct Replica {
     process: Option<Running>,
-    client: Port,
+    client: Arc<Port>,
     raft: Port,
     health: Port,
     metrics: Port,
@@ -34,21 +37,43 @@ impl Placement {
         let replicas: Vec<Replica> = (0..count)
             .map(|number| Replica {
                 process: None,
-                client: free_port(),
+                client: free_port().into(),
                 raft: free_port(),
                 health: free_port(),
                 metrics: free_port(),
                 dir: super::folder(dir, &format!("placement-{number}")),
             })
             .collect();
+        Self::start_replicas(replicas, "127.0.0.1")
+    }
+
+    /// Another service with the same ports for sidecars at another address of this machine; this one stays as it is.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn elsewhere(&self, ip: &str, dir: &Path) -> Self {
+        let again = |(number, replica): (usize, &Replica)| Replica {
+            process: None,
+            client: Arc::clone(&replica.client),
+            raft: free_port(),
+            health: free_port(),
+            metrics: free_port(),
+            dir: super::folder(dir, &format!("placement-{ip}-{number}")),
+        };
+        Self::start_replicas(self.replicas.iter().enumerate().map(again).collect(), ip)
+    }
+
+    fn start_replicas(replicas: Vec<Replica>, ip: &str) -> Self {
         let entry =
             |(number, replica): (usize, &Replica)| format!("p{number}=127.0.0.1:{}", replica.raft.number());
         let cluster: Vec<String> = replicas.iter().enumerate().map(entry).collect();
         let mut placement = Self {
             cluster: cluster.join(","),
             replicas,
+            ip: ip.to_owned(),
         };
-        for number in 0..count {
+        for number in 0..placement.len() {
             placement.restart(number);
         }
         placement
@@ -64,7 +89,7 @@ impl Placement {
             .args(["--id".to_owned(), format!("p{number}")])
             .args(["--initial-cluster", &self.cluster])
             .args(["--port", &replica.client.number().to_string()])
-            .args(["--listen-address", "127.0.0.1"])
+            .args(["--listen-address", &self.ip])
             .args(["--healthz-listen-address", "127.0.0.1"])
             .args(["--healthz-port", &replica.health.number().to_string()])
             .args(["--metrics-listen-address", "127.0.0.1"])
@@ -75,8 +100,14 @@ impl Placement {
     /// For `--placement-host-address`.
     #[must_use]
     pub fn addresses(&self) -> String {
+        self.addresses_at(&self.ip)
+    }
+
+    /// The same with a name instead of the address.
+    #[must_use]
+    pub fn addresses_at(&self, name: &str) -> String {
         let ports = self.replicas.iter().map(|replica| replica.client.number());
-        let all: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
+        let all: Vec<String> = ports.map(|port| format!("{name}:{port}")).collect();
         all.join(",")
     }
 

@@ -293,6 +293,7 @@ fn start_sidecar(
         config: sidecar.config.as_ref().map(filled),
         flags: sidecar.flags.iter().map(filled).chain(scheduler_flag).collect(),
         env: sidecar.env.iter().map(|(k, v)| (k.clone(), filled(v))).collect(),
+        hosts_file: None,
     };
     Ok(Daprd::start(&options, &dir))
 }

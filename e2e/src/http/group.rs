@@ -240,6 +240,7 @@ async fn start_sidecars(
             config: sidecar.config.clone(),
             flags: sidecar.flags.clone(),
             env: sidecar.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            hosts_file: None,
         };
         let daprd = Daprd::start(&options, &tmp.join(format!("sidecar-{}", sidecar.app_id)));
         for (name, port) in [

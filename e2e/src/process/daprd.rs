@@ -28,6 +28,8 @@ pub struct DaprdOptions {
     pub flags: Vec<String>,
     /// Environment variables besides `PATH` and `TZ=UTC`.
     pub env: Vec<(String, String)>,
+    /// What it sees as `/etc/hosts`, see [`Program::hosts_file`].
+    pub hosts_file: Option<PathBuf>,
 }
 
 /// A running sidecar with free ports of its own, listening on 127.0.0.1. Killed when dropped.
@@ -89,7 +91,11 @@ impl Daprd {
         for (key, value) in &options.env {
             program = program.env(key, value);
         }
-        let process = program.args(options.flags.iter().cloned()).start();
+        program = program.args(options.flags.iter().cloned());
+        if let Some(file) = &options.hosts_file {
+            program = program.hosts_file(file);
+        }
+        let process = program.start();
         let app_id = options.app_id.clone();
         Self {
             process,

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ActorKey;
 use crate::config::{HostedTypes, TypeConfig};
+use crate::fence::Fences;
 use crate::idle::IdleQueue;
 use crate::instance::{Hosted, Hosting, Instance};
 use crate::metrics::{ActorObserver, Unobserved};
@@ -71,6 +72,7 @@ pub struct Engine {
     pub(crate) hosting: Hosting,
     pub(crate) routing: Routing,
     pub(crate) timers: Timers,
+    pub(crate) fences: Fences,
     pub(crate) reminders: OnceLock<Arc<dyn Reminders>>,
     /// Counts changes of what is to be reported to the placement service.
     pub(crate) reported: watch::Sender<u64>,
@@ -132,6 +134,7 @@ impl Engine {
             observer: parts.observer.unwrap_or_else(|| Arc::new(Unobserved)),
             hosting: Hosting::default(),
             timers: Timers::default(),
+            fences: Fences::default(),
             reminders: OnceLock::new(),
             reported: watch::Sender::new(0),
             link: watch::Sender::new(Link::default()),
@@ -199,6 +202,11 @@ impl Engine {
             return Vec::new();
         }
         self.hosting.names()
+    }
+
+    /// `host:port` of this sidecar's internal API, as tables name it.
+    pub fn own_address(&self) -> &str {
+        &self.options.own_address
     }
 
     /// Whether a type is hosted here.

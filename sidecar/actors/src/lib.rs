@@ -14,6 +14,7 @@
 pub mod config;
 pub mod engine;
 pub mod error;
+mod fence;
 mod idle;
 mod instance;
 pub mod key;

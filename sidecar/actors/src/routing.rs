@@ -1,13 +1,17 @@
 //! Who owns an actor as of now: the table in force, the one that is about to be, and whether this sidecar may act at all.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use outrigger_ring::{Host, Tables};
+use outrigger_ring::{Host, Table, Tables};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::seams::Heard;
+use crate::seams::{Heard, LeaseTerms};
 
 /// How long this sidecar may act on what it was last told.
 #[derive(Debug, Clone)]
@@ -28,6 +32,103 @@ impl Lease {
     }
 }
 
+/// Orders the tables of all leaders: the leader's epoch, then its version. Written `epoch.version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp {
+    pub(crate) epoch: u64,
+    pub(crate) version: u64,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.version)
+    }
+}
+
+impl FromStr for Stamp {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (epoch, version) = text.split_once('.').ok_or(())?;
+        match (epoch.parse(), version.parse()) {
+            (Ok(epoch), Ok(version)) => Ok(Self { epoch, version }),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Which table last changed the hosts of a type, as far as is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) stamp: Stamp,
+    /// How often all tables have been forgotten before.
+    pub(crate) life: u64,
+}
+
+/// What the fence of a type has to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FenceView {
+    /// The placement service has no epochs: there are no fences.
+    Unfenced,
+    /// It has, but there is no table in force, or none with this type.
+    Unknown,
+    /// The row must not be older than `mark`, and is not newer than `newest` unless others know more.
+    Known { mark: Mark, newest: Stamp },
+}
+
+impl FenceView {
+    /// Whether what was found at `held` still counts. Without a table it does: what was begun may end by it.
+    pub(crate) fn is_settled_by(self, held: Mark) -> bool {
+        match self {
+            Self::Unfenced => false,
+            Self::Unknown => true,
+            Self::Known { mark, .. } => mark == held,
+        }
+    }
+}
+
+/// A table and what it follows.
+pub(crate) struct Known {
+    tables: Arc<Tables>,
+    stamp: Option<Stamp>,
+    marks: HashMap<Box<str>, Mark>,
+}
+
+impl Known {
+    /// `epoch`: of the leader that sent it; `previous`: the one before, if nothing was forgotten in between.
+    pub(crate) fn new(tables: Arc<Tables>, epoch: Option<u64>, previous: Option<&Self>, life: u64) -> Self {
+        let version = tables.version();
+        let stamp = epoch.map(|epoch| Stamp { epoch, version });
+        let mark_of = |(name, table): (&str, &Arc<Table>)| {
+            let unchanged = previous.filter(|previous| {
+                let before = previous.tables.table(name);
+                before.is_some_and(|before| Arc::ptr_eq(before, table) || before == table)
+            });
+            let known = unchanged.and_then(|previous| previous.marks.get(name)).copied();
+            let mark = known.or(stamp.map(|stamp| Mark { stamp, life }))?;
+            Some((name.into(), mark))
+        };
+        let marks = match stamp {
+            Some(_) => tables.iter().filter_map(mark_of).collect(),
+            None => HashMap::new(),
+        };
+        Self { tables, stamp, marks }
+    }
+
+    /// The table alone.
+    pub(crate) fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+}
+
+impl Deref for Known {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
 /// The tables and the lease.
 pub(crate) struct Routing {
     own_address: Box<str>,
@@ -39,10 +140,14 @@ pub(crate) struct Routing {
 #[derive(Default)]
 pub(crate) struct State {
     /// In force since the last `unlock`.
-    pub(crate) current: Option<Arc<Tables>>,
+    pub(crate) current: Option<Arc<Known>>,
     /// Of an `update` that was not unlocked yet.
-    pub(crate) pending: Option<Arc<Tables>>,
+    pub(crate) pending: Option<Arc<Known>>,
     lease: Option<Lease>,
+    /// Of the stream that there is, or was last.
+    terms: Option<LeaseTerms>,
+    /// How often all tables have been forgotten.
+    life: u64,
     closed: bool,
 }
 
@@ -142,11 +247,49 @@ impl Routing {
         self.state().lease = lease;
     }
 
+    /// A stream was accepted on these terms.
+    pub(crate) fn set_terms(&self, terms: Option<LeaseTerms>) {
+        self.state().terms = terms;
+    }
+
+    /// After how long a lease that was running is over by any clock.
+    pub(crate) fn lease_margin(&self) -> Duration {
+        let length = self.state().terms.map_or(Duration::ZERO, |terms| terms.length);
+        length + length / 8
+    }
+
+    /// What the fence of a type has to say.
+    pub(crate) fn fence(&self, actor_type: &str) -> FenceView {
+        let state = self.state();
+        if state.terms.and_then(|terms| terms.epoch).is_none() {
+            return FenceView::Unfenced;
+        }
+        let mark = state
+            .current
+            .as_ref()
+            .and_then(|current| current.marks.get(actor_type));
+        match (mark, state.newest().and_then(|newest| newest.stamp)) {
+            (Some(mark), Some(newest)) => FenceView::Known { mark: *mark, newest },
+            _ => FenceView::Unknown,
+        }
+    }
+
+    /// `update`: the next table. From here on nobody begins an actor that moves.
+    pub(crate) fn set_pending(&self, tables: Arc<Tables>) {
+        let mut state = self.state();
+        let epoch = state.terms.and_then(|terms| terms.epoch);
+        let known = Known::new(tables, epoch, state.newest().map(|known| &**known), state.life);
+        state.pending = Some(Arc::new(known));
+        drop(state);
+        self.announce();
+    }
+
     /// The stream is gone: nothing is known any more. Returns the end of the lease, if there was one.
     pub(crate) fn forget(&self) -> Option<Instant> {
         let mut state = self.state();
         state.current = None;
         state.pending = None;
+        state.life += 1;
         let end = state.lease.take().map(|lease| lease.end());
         drop(state);
         self.announce();
@@ -168,7 +311,7 @@ impl State {
     }
 
     /// The newest table, in force or not.
-    pub(crate) fn newest(&self) -> Option<&Arc<Tables>> {
+    pub(crate) fn newest(&self) -> Option<&Arc<Known>> {
         self.pending.as_ref().or(self.current.as_ref())
     }
 }
@@ -180,6 +323,10 @@ fn is_loopback_name(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn known(version: u64, hosts: &[&str]) -> Arc<Known> {
+        Arc::new(Known::new(tables(version, hosts), None, None, 0))
+    }
 
     fn tables(version: u64, hosts: &[&str]) -> Arc<Tables> {
         let hosts = hosts.iter().map(|name| Host {
@@ -197,10 +344,10 @@ mod tests {
         let routing = Routing::new("a:1");
         let mut state = routing.state();
         assert_eq!(routing.whose(&state, "T", "x"), Whose::Unsettled);
-        state.current = Some(tables(1, &["a:1"]));
+        state.current = Some(known(1, &["a:1"]));
         assert_eq!(routing.whose(&state, "T", "x"), Whose::Own);
         assert_eq!(routing.whose(&state, "U", "x"), Whose::Nobody);
-        let new = tables(2, &["a:1", "b:1"]);
+        let new = known(2, &["a:1", "b:1"]);
         state.pending = Some(new.clone());
         for id in 0..100 {
             let id = id.to_string();
@@ -213,7 +360,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_word_from_the_service_nothing_is_own() {
         let routing = Routing::new("a:1");
-        routing.state().current = Some(tables(1, &["a:1"]));
+        routing.state().current = Some(known(1, &["a:1"]));
         let heard = Heard::default();
         routing.set_lease(Some(Lease::Paced {
             heard: heard.clone(),
@@ -228,6 +375,54 @@ mod tests {
         tokio::time::advance(Duration::from_millis(200)).await;
         assert_eq!(whose(), Whose::Unsettled);
         assert!(!routing.may_act());
+    }
+
+    #[test]
+    fn a_fence_goes_with_the_last_table_that_changed_the_type() {
+        let routing = Routing::new("a:1");
+        assert_eq!(routing.fence("T"), FenceView::Unfenced);
+        routing.set_terms(Some(LeaseTerms {
+            length: Duration::from_secs(3),
+            epoch: Some(7),
+        }));
+        assert_eq!(routing.fence("T"), FenceView::Unknown);
+        let stamp = |version| Stamp { epoch: 7, version };
+        let unlock = || {
+            let mut state = routing.state();
+            state.current = state.pending.take();
+        };
+        let expect = |changed, newest, life| {
+            let (stamp, newest) = (stamp(changed), stamp(newest));
+            let mark = Mark { stamp, life };
+            assert_eq!(routing.fence("T"), FenceView::Known { mark, newest });
+        };
+        routing.set_pending(tables(1, &["a:1"]));
+        unlock();
+        expect(1, 1, 0);
+        routing.set_pending(tables(2, &["a:1"]));
+        unlock();
+        expect(1, 2, 0);
+        routing.set_pending(tables(3, &["a:1", "b:1"]));
+        // Others who have not acknowledged it yet may still write.
+        expect(1, 3, 0);
+        unlock();
+        expect(3, 3, 0);
+        routing.forget();
+        assert_eq!(routing.fence("T"), FenceView::Unknown);
+        routing.set_pending(tables(3, &["a:1", "b:1"]));
+        unlock();
+        expect(3, 3, 1);
+    }
+
+    #[test]
+    fn stamps_are_ordered_by_leader_first() {
+        let stamp = |text: &str| text.parse::<Stamp>().unwrap();
+        assert!(stamp("2.1") > stamp("1.9"));
+        assert!(stamp("2.10") > stamp("2.9"));
+        assert_eq!(stamp("2.10").to_string(), "2.10");
+        for text in ["", "1", "1.", ".1", "1.2.3", "-1.2", "a.b"] {
+            assert_eq!(text.parse::<Stamp>(), Err(()), "{text}");
+        }
     }
 
     #[test]

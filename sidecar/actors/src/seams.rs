@@ -155,6 +155,8 @@ pub struct PlacementStream {
 pub struct LeaseTerms {
     /// How long a lease runs (`outrigger-lease-ms`).
     pub length: Duration,
+    /// Greater for every later leader (`outrigger-epoch`), for fences in the store; `None`: it tells none.
+    pub epoch: Option<u64>,
 }
 
 /// What comes from the placement service.

@@ -230,6 +230,7 @@ impl<'a> Session<'a> {
                     None => Err(refused("the placement service closed the stream")),
                     Some(Err(end)) => Err(end),
                     Some(Ok(StreamEvent::Accepted(terms))) => {
+                        self.engine.routing.set_terms(terms);
                         if !lease.accepted(terms, heard.clone(), &self.engine.routing) {
                             void(self.engine, lease, "the placement service knows no leases");
                         }

@@ -13,10 +13,13 @@ use outrigger_resiliency::{ComponentType, Failure};
 use crate::ActorKey;
 use crate::engine::Engine;
 use crate::error;
+use crate::fence::FenceError;
 use crate::key::SEPARATOR;
 use crate::seams::ActorStore;
 
 const TTL: &str = "ttlInSeconds";
+/// How often a transaction is tried again because other hosts of the type changed the row that it depends on.
+const GUARD_ATTEMPTS: usize = 8;
 
 /// One step of a transaction as the caller gave it; checked only once it is clear that the actor is active.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,26 +60,48 @@ impl Engine {
             metadata: [("partitionKey".to_owned(), base)].into(),
             options: StateOptions::default(),
         };
+        let read = async {
+            if let Some(hosted) = self.hosting.get(&actor.actor_type) {
+                self.fence_before_read(&store, &hosted.name).await?;
+            }
+            self.ask_store(&store, || store.store.get(request.clone())).await
+        };
+        read.await.map_err(|error| {
+            ApiError::legacy(
+                "ERR_ACTOR_STATE_GET",
+                500,
+                GrpcCode::Internal,
+                format!("error getting actor state: {error}"),
+            )
+        })
+    }
+
+    /// One call of the store, under the user's policy.
+    pub(crate) async fn ask_store<T, Fut>(
+        &self,
+        store: &ActorStore,
+        ask: impl Fn() -> Fut,
+    ) -> Result<T, StateError>
+    where
+        Fut: Future<Output = Result<T, StateError>>,
+    {
         let policy = self
             .resiliency
             .component_outbound(&store.name, ComponentType::Statestore);
-        policy
-            .run(
-                |_| {
-                    let attempt = store.store.get(request.clone());
-                    async move { attempt.await.map_err(Failure::new) }
-                },
-                |error| StateError::other(error.to_string()),
-            )
-            .await
-            .map_err(|error| {
-                ApiError::legacy(
-                    "ERR_ACTOR_STATE_GET",
-                    500,
-                    GrpcCode::Internal,
-                    format!("error getting actor state: {error}"),
-                )
-            })
+        let run = policy.run(
+            |_| {
+                let attempt = ask();
+                async move {
+                    attempt.await.map_err(|error| match error {
+                        // Time does not change it; for the others that is the policy's to know.
+                        StateError::GuardMismatch => Failure::permanent(error),
+                        error => Failure::new(error),
+                    })
+                }
+            },
+            |error| StateError::other(error.to_string()),
+        );
+        run.await
     }
 
     /// Runs a transaction of an actor that is active here.
@@ -108,31 +133,41 @@ impl Engine {
                 "the transaction contains more operations than supported by the state store",
             ));
         }
-        let request = TransactionRequest {
+        let mut request = TransactionRequest {
             operations,
             metadata: [("partitionKey".to_owned(), base)].into(),
+            guard: None,
         };
-        let policy = self
-            .resiliency
-            .component_outbound(&store.name, ComponentType::Statestore);
-        let run = policy.run(
-            |_| {
+        let may_write = || instance.may_write() && !self.routing.is_lease_over();
+        for _ in 0..GUARD_ATTEMPTS {
+            request.guard = match self.guard(&store, &instance.hosted.name).await {
+                Ok(guard) => guard,
+                Err(FenceError::Stale) => return Err(error::instance_missing()),
+                Err(FenceError::Store(error)) => return Err(save_failed(&error.to_string())),
+            };
+            let written = self.ask_store(&store, || {
                 // Asked right before each attempt: a turn that was cut off, or whose lease is over, writes nothing.
-                let may_write = instance.may_write() && !self.routing.is_lease_over();
+                let may_write = may_write();
                 let attempt = store.store.transact(request.clone());
                 async move {
-                    if !may_write {
-                        return Err(Failure::permanent(None));
+                    if may_write {
+                        attempt.await
+                    } else {
+                        Err(StateError::GuardMismatch)
                     }
-                    attempt.await.map_err(|error| Failure::new(Some(error)))
                 }
-            },
-            |error| Some(StateError::other(error.to_string())),
-        );
-        run.await.map_err(|error| match error {
-            Some(error) => save_failed(&error.to_string()),
-            None => error::instance_missing(),
-        })
+            });
+            match (written.await, &request.guard) {
+                (Ok(()), _) => return Ok(()),
+                (Err(StateError::GuardMismatch), _) if !may_write() => return Err(error::instance_missing()),
+                // Another host of the type has changed the row, to what this one knows too or is about to.
+                (Err(StateError::GuardMismatch), Some(guard)) => {
+                    self.guard_failed(&instance.hosted.name, guard);
+                }
+                (Err(error), _) => return Err(save_failed(&error.to_string())),
+            }
+        }
+        Err(save_failed(&StateError::GuardMismatch.to_string()))
     }
 
     fn actor_store(&self) -> Result<ActorStore, ApiError> {

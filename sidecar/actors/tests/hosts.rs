@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -268,6 +269,8 @@ struct Connector {
     streams: Arc<Mutex<usize>>,
     cut: CancellationToken,
     drop_stream: Arc<tokio::sync::Notify>,
+    /// Nothing answers at the service's address.
+    away: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -275,6 +278,12 @@ impl PlacementConnector for Connector {
     async fn connect(&mut self, first: Host) -> Result<PlacementStream, StreamEnd> {
         if self.cut.is_cancelled() {
             return std::future::pending().await;
+        }
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StreamEnd {
+                not_leader: false,
+                reason: "connection refused".into(),
+            });
         }
         let stream = {
             let mut streams = self.streams.lock().unwrap();
@@ -316,8 +325,10 @@ impl PlacementConnector for Connector {
                 }
                 order.map(|order| (Ok(StreamEvent::Order(order)), (orders, ended, cut)))
             });
-        let accepted =
-            futures_util::stream::iter([Ok(StreamEvent::Accepted(Some(LeaseTerms { length: LEASE })))]);
+        let accepted = futures_util::stream::iter([Ok(StreamEvent::Accepted(Some(LeaseTerms {
+            length: LEASE,
+            epoch: Some(1),
+        })))]);
         Ok(PlacementStream {
             reports,
             orders: accepted.chain(orders).boxed(),
@@ -343,6 +354,7 @@ struct Cluster {
     events: mpsc::Sender<Event>,
     streams: Arc<Mutex<usize>>,
     tasks: TaskTracker,
+    away: Arc<AtomicBool>,
 }
 
 impl Cluster {
@@ -361,6 +373,7 @@ impl Cluster {
             events,
             streams: Arc::default(),
             tasks,
+            away: Arc::default(),
         }
     }
 
@@ -400,6 +413,7 @@ impl Cluster {
             streams: self.streams.clone(),
             cut: cut.clone(),
             drop_stream: Arc::clone(&drop_stream),
+            away: Arc::clone(&self.away),
         };
         self.tasks
             .spawn(engine.clone().run(Box::new(connector), stop.clone()));
@@ -565,4 +579,37 @@ async fn a_lost_stream_is_opened_again_within_the_lease_and_nothing_is_noticed()
     assert_eq!(bad, Vec::<String>::new());
     cluster.check(&good);
     assert_eq!(*cluster.world.deactivated.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_minutes_without_placement_every_actor_is_reachable_within_seconds() {
+    let cluster = Cluster::new();
+    let nodes = [cluster.node("a:1", true).await, cluster.node("b:1", true).await];
+    let done = CancellationToken::new();
+    let calls = cluster.callers(&nodes[0].engine, &done);
+    sleep(Duration::from_secs(1)).await;
+    cluster.away.store(true, Ordering::SeqCst);
+    for node in &nodes {
+        node.drop_stream.notify_one();
+    }
+    sleep(LEASE + Duration::from_secs(1)).await;
+    for node in &nodes {
+        assert!(node.engine.status().active.is_empty(), "the lease is over");
+        assert!(!node.engine.status().ready && !node.engine.status().connected);
+    }
+    sleep(Duration::from_secs(20 * 60)).await;
+    // A call that waits says so in the end, and names the remedy.
+    let error = nodes[1].engine.invoke(request("3"), None).await.unwrap_err();
+    assert!(error.to_string().contains("--placement-host-address"), "{error}");
+    cluster.away.store(false, Ordering::SeqCst);
+    let start = Instant::now();
+    for node in &nodes {
+        for id in 0..10 {
+            node.engine.invoke(request(&id.to_string()), None).await.unwrap();
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    done.cancel();
+    let (good, _) = calls.await.unwrap();
+    cluster.check(&good);
 }

@@ -390,7 +390,10 @@ fn merge(failed: &[BulkStateError]) -> StateError {
         match &failure.error {
             StateError::EtagMismatch(_) => return StateError::EtagMismatch(Some(failure.error.to_string())),
             StateError::EtagInvalid(_) => return StateError::EtagInvalid(Some(failure.error.to_string())),
-            StateError::Unsupported(_) | StateError::Api(_) | StateError::Other(_) => {}
+            StateError::GuardMismatch
+            | StateError::Unsupported(_)
+            | StateError::Api(_)
+            | StateError::Other(_) => {}
         }
     }
     StateError::Other(

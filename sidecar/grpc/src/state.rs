@@ -200,6 +200,7 @@ pub(crate) async fn transact(
     let transaction = TransactionRequest {
         operations,
         metadata: map(request.metadata),
+        guard: None,
     };
     store
         .transact(transaction, &trace)

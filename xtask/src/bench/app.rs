@@ -1,4 +1,4 @@
-//! The app behind the sidecars: answers `POST` with the body it got, and tells how long events took to arrive.
+//! The app behind the sidecars: answers `POST` and `PUT` with the body it got, hosts actors of the type `bench`, and tells how long events took to arrive.
 
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -79,7 +79,7 @@ async fn answer(request: Request<Incoming>, delays: Delays) -> Result<Response<F
                 Bytes::from_static(br#"{"status":"SUCCESS"}"#),
             )
         }
-        (&Method::POST, _) => {
+        (&Method::POST | &Method::PUT, _) => {
             let content_type = head.headers.get(CONTENT_TYPE).cloned();
             (
                 StatusCode::OK,
@@ -98,7 +98,13 @@ async fn answer(request: Request<Incoming>, delays: Delays) -> Result<Response<F
             )
         }
         (_, "/dapr/subscribe") => (StatusCode::OK, json, Bytes::from_static(b"[]")),
-        (_, "/dapr/config" | "/healthz") => (StatusCode::OK, json, Bytes::from_static(b"{}")),
+        (_, "/dapr/config") => (
+            StatusCode::OK,
+            json,
+            Bytes::from_static(br#"{"entities":["bench"]}"#),
+        ),
+        // The end of an actor.
+        (_, "/healthz") | (&Method::DELETE, _) => (StatusCode::OK, json, Bytes::from_static(b"{}")),
         _ => (StatusCode::NOT_FOUND, json, Bytes::new()),
     };
     let mut response = Response::new(Full::new(body));

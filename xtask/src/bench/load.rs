@@ -20,6 +20,8 @@ use super::numbers::Latencies;
 
 /// Twenty characters of a body that are overwritten with the time a request was due, in nanoseconds since 1970.
 pub(crate) const DUE: &str = "@@@@@@@@@@@@@@@@@@@@";
+/// In a path: the number of the connection.
+pub(crate) const WORKER: &str = "{worker}";
 
 /// What to send, and how.
 #[derive(Args, Debug, Clone)]
@@ -69,13 +71,13 @@ pub(crate) fn run(args: &LoadArgs) -> Result<Outcome> {
     // By default Linux wakes a sleeper up to 50 us late to save wake-ups, which would count as the server's latency.
     // Threads inherit the setting; where it cannot be set, `lag` shows what it costs.
     let _ = std::fs::write("/proc/self/timerslack_ns", "1");
-    let request = Arc::new(Request::new(args)?);
     let next = Arc::new(AtomicU64::new(0));
     let start = Instant::now() + Duration::from_millis(20);
     let threads: Vec<_> = (0..args.connections)
-        .map(|_| {
-            let (request, next, args) = (Arc::clone(&request), Arc::clone(&next), args.clone());
-            thread::spawn(move || worker(&args, &request, &next, start))
+        .map(|number| {
+            let (next, mut args) = (Arc::clone(&next), args.clone());
+            args.path = args.path.replace(WORKER, &number.to_string());
+            thread::spawn(move || worker(&args, &Request::new(&args)?, &next, start))
         })
         .collect();
     let mut total = Tally::default();

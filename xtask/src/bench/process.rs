@@ -66,6 +66,11 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time its living threads, and those that ended, have used so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let pid = self.child.id();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +10,8 @@ use outrigger_gojson::Value;
 
 use super::soon;
 use crate::state::{
-    DeleteRequest, GetRequest, GetResponse, SetRequest, StateError, StateFeature, StateOptions, StateStore,
-    StateValue, TransactionOperation, TransactionRequest,
+    DeleteRequest, GetRequest, GetResponse, Guard, SetRequest, StateError, StateFeature, StateOptions,
+    StateStore, StateValue, TransactionOperation, TransactionRequest,
 };
 
 /// Where stores differ by contract.
@@ -112,6 +113,9 @@ pub async fn suite(store: Arc<dyn StateStore>, traits: &Traits) {
     }
     if store.has(StateFeature::Transactional) {
         transactions_are_one_step(&*store, traits).await;
+    }
+    if store.guards() {
+        nothing_is_written_once_the_guard_has_changed(&store, traits).await;
     }
     concurrent_updates_lose_nothing(store.clone(), traits).await;
     a_close_during_use_never_hangs(store, traits).await;
@@ -348,6 +352,75 @@ async fn transactions_are_one_step(store: &dyn StateStore, traits: &Traits) {
         assert_eq!(text(store, &traits.key("tx-a")).await.as_deref(), Some("1"));
     }
     transact(Vec::new()).await.unwrap();
+}
+
+async fn nothing_is_written_once_the_guard_has_changed(store: &Arc<dyn StateStore>, traits: &Traits) {
+    const ROUNDS: usize = 10;
+    let (row, data) = (traits.key("guard"), traits.key("guarded"));
+    let guarded = |etag: &str, value: &str| TransactionRequest {
+        operations: vec![TransactionOperation::Upsert(write(&data, value))],
+        guard: Some(Guard {
+            key: row.clone(),
+            etag: etag.to_owned(),
+        }),
+        ..Default::default()
+    };
+    store.set(write(&row, "0")).await.unwrap();
+    let etag = read(&**store, &row).await.etag.unwrap();
+    store.transact(guarded(&etag, "a")).await.unwrap();
+    assert_eq!(text(&**store, &data).await.as_deref(), Some("a"));
+    assert_eq!(
+        read(&**store, &row).await.etag.as_ref(),
+        Some(&etag),
+        "the row is not touched"
+    );
+    let mut several = guarded(&etag, "b");
+    several
+        .operations
+        .push(TransactionOperation::Delete(removal(&traits.key("tx-a"))));
+    store.transact(several.clone()).await.unwrap();
+    store.set(write(&row, "1")).await.unwrap();
+    several.operations[0] = TransactionOperation::Upsert(write(&data, "c"));
+    assert_eq!(store.transact(several).await, Err(StateError::GuardMismatch));
+    assert_eq!(text(&**store, &data).await.as_deref(), Some("b"));
+    // Writers at work while the row changes: what is read after the change stays.
+    for round in 0..ROUNDS {
+        let etag = read(&**store, &row).await.etag.unwrap();
+        let mut writers = tokio::task::JoinSet::new();
+        let written = Arc::new(AtomicUsize::new(0));
+        for writer in 0..4 {
+            let written = written.clone();
+            let (store, request) = (store.clone(), guarded(&etag, &format!("{round}-{writer}")));
+            writers.spawn(async move {
+                loop {
+                    match store.transact(request.clone()).await {
+                        Ok(()) => {
+                            written.fetch_add(1, Ordering::Relaxed);
+                            tokio::task::yield_now().await;
+                        }
+                        Err(error) => return error,
+                    }
+                }
+            });
+        }
+        while written.load(Ordering::Relaxed) < 8 {
+            tokio::task::yield_now().await;
+        }
+        let mut change = write(&row, &format!("round {round}"));
+        change.etag = Some(etag);
+        store.set(change).await.unwrap();
+        let seen = text(&**store, &data).await;
+        while let Some(ended) = writers.join_next().await {
+            assert_eq!(ended.unwrap(), StateError::GuardMismatch);
+        }
+        assert_eq!(text(&**store, &data).await, seen, "written after the change");
+    }
+    store.delete(removal(&row)).await.unwrap();
+    assert_eq!(
+        store.transact(guarded(&etag, "d")).await,
+        Err(StateError::GuardMismatch),
+        "a row that is gone guards nothing"
+    );
 }
 
 async fn concurrent_updates_lose_nothing(store: Arc<dyn StateStore>, traits: &Traits) {

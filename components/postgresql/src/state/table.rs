@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::state::{
-    DeleteRequest, GetResponse, SetRequest, StateError, StateValue, ttl_in_seconds,
+    DeleteRequest, GetResponse, Guard, SetRequest, StateError, StateValue, ttl_in_seconds,
 };
 use outrigger_gojson::{Numbers, Value};
 use tokio_postgres::Row;
@@ -38,6 +38,7 @@ pub(super) struct Table {
     update: String,
     delete: String,
     delete_etag: String,
+    guard: String,
 }
 
 /// Names that differ between the layouts.
@@ -134,6 +135,8 @@ impl Table {
             ),
             delete: format!("DELETE FROM {table} WHERE key = $1"),
             delete_etag: format!("DELETE FROM {table} WHERE key = $1 AND {delete_etag}"),
+            // Whoever changes the row waits for the end of this transaction, and this one sees what others committed.
+            guard: format!("SELECT 1 FROM {table} WHERE key = $1 AND {delete_etag} AND {live} FOR SHARE"),
         }
     }
 
@@ -175,6 +178,14 @@ impl Table {
                 sql: &self.delete_etag,
                 values: vec![Param::Text(key), etag.param()],
             },
+        }
+    }
+
+    /// The statement that finds the row of a guard if it is as expected, and keeps it so.
+    pub(super) fn guard<'a>(&'a self, guard: &'a GuardRow) -> Statement<'a> {
+        Statement {
+            sql: &self.guard,
+            values: vec![Param::Text(&guard.key), guard.etag.param()],
         }
     }
 
@@ -316,6 +327,22 @@ impl Etag {
             Self::Xmin(number) => Param::Xid(Xid(*number)),
             Self::Uuid(text) => Param::Text(text),
         }
+    }
+}
+
+/// A row that a transaction depends on.
+#[derive(Debug)]
+pub(super) struct GuardRow {
+    key: String,
+    etag: Etag,
+}
+
+impl GuardRow {
+    pub(super) fn parse(layout: Layout, guard: Guard) -> Result<Self, StateError> {
+        Ok(Self {
+            etag: Etag::parse(layout, &guard.etag)?,
+            key: guard.key,
+        })
     }
 }
 

@@ -3,10 +3,14 @@
 //! What they leave in the server is what Go sidecars leave there; lifetimes are set in the same step here, so
 //! that nothing stays for ever because its writer died in between.
 
+use outrigger_components_api::state::Guard;
 use redis::Cmd;
 
 /// What a refusal says. Clients see it as the cause of an etag mismatch.
 pub(super) const REFUSED: &str = "etag refused";
+
+/// What a refusal says when the guard's row is not as expected.
+pub(super) const GUARD_CHANGED: &str = "guard changed";
 
 /// KEYS: key. ARGV: expected version or 0, data, 0 = record a first write, lifetime in seconds or empty.
 /// Answers the new version.
@@ -50,23 +54,52 @@ end
 return redis.call('DEL', key)
 "#;
 
-fn eval(script: &str, key: &str) -> Cmd {
+/// In front of a script: KEYS[2] is the guard's row, the last of ARGV the version that it must have. In a transaction every
+/// step has it, so all refuse alike.
+const GUARD: &str = r#"
+if redis.call('HGET', KEYS[2], 'version') ~= ARGV[#ARGV] then
+  return redis.error_reply('ERR guard changed')
+end
+"#;
+
+fn eval(script: &str, key: &str, guard: Option<&Guard>) -> Cmd {
     let mut command = redis::cmd("EVAL");
-    command.arg(script.trim()).arg(1).arg(key);
+    match guard {
+        None => command.arg(script.trim()).arg(1).arg(key),
+        Some(guard) => {
+            let script = format!("{}\n{}", GUARD.trim(), script.trim());
+            command.arg(script).arg(2).arg(key).arg(&guard.key)
+        }
+    };
     command
 }
 
+fn expect(command: &mut Cmd, guard: Option<&Guard>) {
+    if let Some(guard) = guard {
+        command.arg(&guard.etag);
+    }
+}
+
 /// A write. `etag` 0: any version, unless the key was written as a first write.
-pub(super) fn set(key: &str, etag: i64, data: &[u8], first_write: bool, ttl: Option<i64>) -> Cmd {
-    let mut command = eval(SET, key);
+pub(super) fn set(
+    key: &str,
+    etag: i64,
+    data: &[u8],
+    first_write: bool,
+    ttl: Option<i64>,
+    guard: Option<&Guard>,
+) -> Cmd {
+    let mut command = eval(SET, key, guard);
     command.arg(etag).arg(data).arg(if first_write { 0 } else { 1 });
     command.arg(ttl.map(|seconds| seconds.to_string()).unwrap_or_default());
+    expect(&mut command, guard);
     command
 }
 
 /// A removal.
-pub(super) fn delete(key: &str, etag: Option<&str>) -> Cmd {
-    let mut command = eval(DELETE, key);
+pub(super) fn delete(key: &str, etag: Option<&str>, guard: Option<&Guard>) -> Cmd {
+    let mut command = eval(DELETE, key, guard);
     command.arg(etag.unwrap_or("0"));
+    expect(&mut command, guard);
     command
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::state::{
-    DeleteRequest, GetResponse, KeysLikeRequest, KeysLikeResponse, SetRequest, StateError, StateValue,
+    DeleteRequest, GetResponse, Guard, KeysLikeRequest, KeysLikeResponse, SetRequest, StateError, StateValue,
     ttl_in_seconds,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -96,6 +96,7 @@ pub(super) struct Table {
     delete: String,
     delete_etag: String,
     keys_like: String,
+    guard: String,
 }
 
 const LIVE: &str = "(expiration_time IS NULL OR expiration_time > CURRENT_TIMESTAMP)";
@@ -122,6 +123,7 @@ impl Table {
             ),
             delete: format!("DELETE FROM {table} WHERE key = ?1"),
             delete_etag: format!("DELETE FROM {table} WHERE key = ?1 AND etag = ?2"),
+            guard: format!("SELECT 1 FROM {table} WHERE key = ?1 AND etag = ?2 AND {LIVE}"),
             // The comparison with the literal beginning lets the primary key find the place, and keeps apart
             // what differs in case only, which LIKE alone does not.
             keys_like: format!(
@@ -140,6 +142,16 @@ impl Table {
             .optional()
             .map_err(failed)?
             .transpose()
+    }
+
+    /// Whether the row is as a transaction expects it. Nobody else writes while the transaction is open.
+    pub(super) fn check_guard(&self, connection: &Connection, guard: &Guard) -> Result<(), StateError> {
+        let mut statement = connection.prepare_cached(&self.guard).map_err(failed)?;
+        if statement.exists([&guard.key, &guard.etag]).map_err(failed)? {
+            Ok(())
+        } else {
+            Err(StateError::GuardMismatch)
+        }
     }
 
     /// Writes or removes one row.

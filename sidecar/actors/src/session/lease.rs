@@ -232,6 +232,7 @@ mod tests {
 
     const TERMS: LeaseTerms = LeaseTerms {
         length: Duration::from_secs(3),
+        epoch: None,
     };
 
     async fn learnt(every: Duration) -> Option<Duration> {

@@ -44,13 +44,16 @@ impl Session<'_> {
         self.version = version;
         self.phase = Phase::Updated;
         let engine = self.engine;
-        let previous = engine.routing.state().newest().cloned();
+        let previous = engine
+            .routing
+            .state()
+            .newest()
+            .map(|known| Arc::clone(known.tables()));
         let tables = build(version, tables, previous)
             .await
             .map_err(|error| refused(error.to_string()))?;
         // From here on nobody begins an actor that moves, so that the list below is complete.
-        engine.routing.state().pending = Some(Arc::clone(&tables));
-        engine.routing.announce();
+        engine.routing.set_pending(Arc::clone(&tables));
         let is_ours = |actor_type: &str, id: &str| {
             let owner = tables.owner(actor_type, id);
             owner.is_some_and(|host| engine.routing.is_own(&host.address))

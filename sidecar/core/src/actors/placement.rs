@@ -32,6 +32,7 @@ const REPORTS: usize = 32;
 const LARGEST_ORDER: usize = 256 << 20;
 const WINDOW: u32 = 4 << 20;
 const LEASE: &str = "outrigger-lease-ms";
+const EPOCH: &str = "outrigger-epoch";
 /// Says that this sidecar keeps leases. Must come with the request: a new leader waits for leases of its predecessor only
 /// in namespaces where somebody may hold one.
 const KEEPS_LEASES: &str = "outrigger-lease";
@@ -171,9 +172,11 @@ async fn next_event(state: Orders, target: SocketAddr) -> Option<(Result<StreamE
 }
 
 fn lease_terms<T>(response: &Response<T>) -> Option<LeaseTerms> {
-    let millis = response.metadata().get(LEASE)?.to_str().ok()?.parse().ok()?;
+    let number = |name| -> Option<u64> { response.metadata().get(name)?.to_str().ok()?.parse().ok() };
+    let millis = number(LEASE)?;
     (millis > 0).then(|| LeaseTerms {
         length: Duration::from_millis(millis),
+        epoch: number(EPOCH),
     })
 }
 

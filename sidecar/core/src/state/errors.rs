@@ -81,7 +81,9 @@ fn by_kind(code: &'static str, error: &StateError, message: String) -> ApiError 
         StateError::EtagMismatch(_) => (409, GrpcCode::Aborted),
         StateError::EtagInvalid(_) => (400, GrpcCode::InvalidArgument),
         StateError::Api(api) => (api.http, api.grpc),
-        StateError::Unsupported(_) | StateError::Other(_) => (500, GrpcCode::Internal),
+        StateError::GuardMismatch | StateError::Unsupported(_) | StateError::Other(_) => {
+            (500, GrpcCode::Internal)
+        }
     };
     ApiError::legacy(code, http, grpc, message).with_grpc_reason(code)
 }

@@ -234,7 +234,11 @@ pub(super) fn transaction(
         }
     };
     let metadata = metadata(&members, "StateTransactionRequestBody").map_err(malformed)?;
-    Ok(TransactionRequest { operations, metadata })
+    Ok(TransactionRequest {
+        operations,
+        metadata,
+        guard: None,
+    })
 }
 
 fn transaction_operation(
