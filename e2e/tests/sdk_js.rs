@@ -52,3 +52,23 @@ async fn actors_of_the_javascript_sdk_work_on_two_hosts() {
         .drive("js-driver", &node, &[script("driver_actors.js")], 8)
         .await;
 }
+
+#[tokio::test]
+async fn jobs_of_the_javascript_sdk_reach_its_servers() {
+    let modules = installed(".cache/npm/node_modules").display().to_string();
+    let script = |name: &str| root().join("e2e/sdk/js").join(name).display().to_string();
+    let node = PathBuf::from("node");
+    let world = World::start(&[]).await.with_env("NODE_PATH", &modules);
+    let mut world = world.with_actors().await;
+    for protocol in ["http", "grpc"] {
+        let app = App {
+            protocol,
+            program: node.clone(),
+            args: vec![script("app_jobs.js"), protocol.to_owned()],
+        };
+        let app_id = format!("js-jobs-{protocol}");
+        world.app(&app_id, &app).await;
+        let args = [script("driver_jobs.js"), protocol.to_owned()];
+        world.drive(&app_id, &node, &args, 6).await;
+    }
+}

@@ -71,3 +71,21 @@ async fn actors_of_the_python_sdk_work_over_each_of_its_extensions() {
     args[0] = script(&args[0]);
     world.drive("py-driver", &python, &args, 25).await;
 }
+
+#[tokio::test]
+async fn jobs_of_the_python_sdk_reach_apps_of_each_of_its_extensions() {
+    let python = installed(".cache/venv/bin/python");
+    let script = |name: &str| root().join("e2e/sdk/python").join(name).display().to_string();
+    let mut world = World::start(&[]).await.with_actors().await;
+    for (kind, protocol) in [("fastapi", "http"), ("flask", "http"), ("grpc", "grpc")] {
+        let app = App {
+            protocol,
+            program: python.clone(),
+            args: vec![script("app_jobs.py"), kind.to_owned()],
+        };
+        let app_id = format!("py-jobs-{kind}");
+        world.app(&app_id, &app).await;
+        let args = [script("driver_jobs.py"), kind.to_owned()];
+        world.drive(&app_id, &python, &args, 10).await;
+    }
+}

@@ -6,6 +6,7 @@
 mod bench;
 mod bench_actors;
 mod bench_placement;
+mod bench_scheduler;
 mod bench_sentry;
 mod ci;
 mod cluster;
@@ -58,6 +59,8 @@ enum Task {
     BenchActors(bench_actors::BenchActorsArgs),
     /// Measure placement: how a table reaches ten to ten thousand sidecars, and memory
     BenchPlacement(bench_placement::BenchPlacementArgs),
+    /// Measure the scheduler: jobs stored and triggered per second, lateness, memory, the start with a million jobs
+    BenchScheduler(bench_scheduler::BenchSchedulerArgs),
     /// Measure sentry: certificates and handshakes per second, memory, a thousand sidecars that start at once
     BenchSentry(bench_sentry::BenchSentryArgs),
     #[command(hide = true)]
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::BenchActors(args) => bench_actors::run(&args),
         Task::BenchPlacement(args) => bench_placement::run(&args),
+        Task::BenchScheduler(args) => bench_scheduler::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),
