@@ -153,6 +153,20 @@ impl World {
         host
     }
 
+    /// A host whose sidecar asks the app for its health every second.
+    pub async fn host_with_health_checks(&self, number: usize) -> Host {
+        let mut host = self.host(number).await;
+        let flags = [
+            "--enable-app-health-check",
+            "--app-health-probe-interval",
+            "1",
+            "--app-health-threshold",
+            "1",
+        ];
+        host.options.flags.extend(flags.map(str::to_owned));
+        host
+    }
+
     /// The port of the store.
     #[must_use]
     pub fn store_port(&self) -> u16 {

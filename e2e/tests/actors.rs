@@ -74,9 +74,10 @@ async fn killed_and_frozen_processes_double_no_turn_and_lose_no_acknowledged_cal
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes 25 minutes, placement is away for 3 of them in each round: run with --ignored before a release"]
+#[ignore = "takes 25 minutes (FAULT_ROUNDS=n: n rounds of 6), placement is away for 3 minutes in each: run with --ignored before a release"]
 async fn hours_of_faults_double_no_turn_and_lose_no_acknowledged_call() {
-    chaos(6, Duration::from_secs(180)).await;
+    let rounds = std::env::var("FAULT_ROUNDS").map_or(6, |text| text.parse().expect("a number"));
+    chaos(rounds, Duration::from_secs(180)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,6 +169,51 @@ async fn a_write_that_a_frozen_owner_had_under_way_is_refused_by_the_store() {
         .expect("it is reachable");
     world.settle(1).await;
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_leave_an_app_that_is_unhealthy_and_come_back_when_it_is_well() {
+    let mut world = World::start(1, 0).await;
+    for number in 0..2 {
+        let mut host = world.host_with_health_checks(number).await;
+        host.start().await;
+        world.hosts.push(host);
+    }
+    let load = Load::start(&[world.caller.http_port()], 4, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    let app = &world.hosts[0].app;
+    assert!(app.turns() > 0);
+    app.set_healthy(false);
+    let quiet = async {
+        loop {
+            let before = app.turns();
+            load.go_on(50).await;
+            if app.turns() == before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(BOUND, quiet)
+        .await
+        .expect("its actors should move away");
+    assert!(app.deactivations() > 0);
+    let before = app.turns();
+    app.set_healthy(true);
+    let back = async {
+        while app.turns() == before {
+            load.go_on(10).await;
+        }
+    };
+    tokio::time::timeout(BOUND, back)
+        .await
+        .expect("actors should come back");
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    assert_eq!(outcome.failed, Vec::<String>::new());
+    world.settle(ACTORS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,6 +34,8 @@ struct Shared {
     sidecar: AtomicU16,
     turns: AtomicU64,
     deactivations: AtomicU64,
+    /// What its health endpoint answers.
+    health: AtomicU16,
 }
 
 impl CounterApp {
@@ -51,6 +53,7 @@ impl CounterApp {
             sidecar: AtomicU16::new(0),
             turns: AtomicU64::new(0),
             deactivations: AtomicU64::new(0),
+            health: AtomicU16::new(200),
         });
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, Arc::clone(&shared)));
@@ -77,6 +80,12 @@ impl CounterApp {
     #[must_use]
     pub fn deactivations(&self) -> u64 {
         self.shared.deactivations.load(Ordering::SeqCst)
+    }
+
+    /// Whether it says that it is healthy.
+    pub fn set_healthy(&self, is_healthy: bool) {
+        let status = if is_healthy { 200 } else { 503 };
+        self.shared.health.store(status, Ordering::SeqCst);
     }
 
     pub(super) fn serve_sidecar(&self, port: u16) {
@@ -124,7 +133,7 @@ impl Shared {
         let path: Vec<&str> = head.uri.path().trim_matches('/').split('/').collect();
         match (&head.method, path.as_slice()) {
             (_, ["dapr", "config"]) => response(200, format!("{{\"entities\":[\"{TYPE}\"]}}")),
-            (_, ["healthz"]) => response(200, ""),
+            (_, ["healthz"]) => response(self.health.load(Ordering::SeqCst), ""),
             (&Method::DELETE, ["actors", _, _]) => {
                 self.deactivations.fetch_add(1, Ordering::SeqCst);
                 response(200, "")

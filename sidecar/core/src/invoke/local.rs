@@ -20,6 +20,17 @@ use crate::app::{AppChannel, AppError, GrpcApp, HttpApp, Slot};
 pub async fn invoke(app: &AppChannel, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
     app.check_health()
         .map_err(|error| InvokeError::status(GrpcCode::Internal, error.to_string()))?;
+    invoke_whatever_its_health(app, request).await
+}
+
+/// Calls the own app even if it is unhealthy, to tell it something that it must not miss if it can hear it.
+///
+/// # Errors
+/// The app cannot be reached.
+pub async fn invoke_whatever_its_health(
+    app: &AppChannel,
+    request: InvokeRequest,
+) -> Result<InvokeResponse, InvokeError> {
     let slot = app.slot().await;
     if let Some(http) = app.http() {
         invoke_http(http, request, slot).await
