@@ -30,7 +30,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-const JOINS: usize = 20;
+const JOINS: usize = 10;
+/// Nobody was told anything for so long: also the lease of the one that came last is over.
+const QUIET: Duration = Duration::from_secs(4);
 /// A third of a lease of three seconds.
 const PROLONG: Duration = Duration::from_secs(1);
 const WINDOW: u32 = 4 << 20;
@@ -260,12 +262,12 @@ async fn main() {
     println!("{hosts} sidecars connected within {:.2?}", start.elapsed());
     // Quiet: nobody was told anything for a while.
     let mut latest = 0;
-    while let Ok(Some(next)) = tokio::time::timeout(Duration::from_secs(4), news.recv()).await {
+    while let Ok(Some(next)) = tokio::time::timeout(QUIET, news.recv()).await {
         latest = latest.max(next.version);
     }
     println!(
         "version {latest} within {:.2?}; placement {}; sidecar {}",
-        start.elapsed() - Duration::from_secs(4),
+        start.elapsed() - QUIET,
         memory(service),
         memory(sidecar)
     );
@@ -291,7 +293,7 @@ async fn main() {
         }
         latest += 1;
         drop(one);
-        while let Ok(Some(next)) = tokio::time::timeout(Duration::from_secs(2), news.recv()).await {
+        while let Ok(Some(next)) = tokio::time::timeout(QUIET, news.recv()).await {
             latest = latest.max(next.version);
         }
     }

@@ -15,7 +15,7 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::bench::load::{Connection, DUE, Outcome, WORKER};
-use crate::bench::process::{Process, free_port};
+use crate::bench::process::{Process, free_port, free_ports};
 use crate::workspace::build;
 
 /// How long placement and sidecars may take until a call succeeds.
@@ -304,7 +304,7 @@ impl Stage {
 
 /// A placement service of one replica; its port.
 pub(crate) fn start_placement(bins: &Path, folder: &Path) -> Result<(Process, u16)> {
-    let [port, raft, health, metrics] = [free_port()?, free_port()?, free_port()?, free_port()?];
+    let [port, raft, health, metrics] = free_ports()?;
     let log = folder.join("placement.log");
     let mut placement = Process::start(
         "placement",
@@ -327,7 +327,7 @@ pub(crate) fn start_sidecar(
     placement: u16,
     folder: &Path,
 ) -> Result<(Process, u16)> {
-    let [http, grpc, internal, metrics] = [free_port()?, free_port()?, free_port()?, free_port()?];
+    let [http, grpc, internal, metrics] = free_ports()?;
     command
         .args(["--app-id", app_id, "--dapr-listen-addresses", "127.0.0.1"])
         .args([

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::state::{
     GetRequest, GetResponse, Guard, SetRequest, StateError, StateOptions, StateValue,
 };
@@ -20,6 +19,7 @@ use crate::engine::Engine;
 use crate::key::SEPARATOR;
 use crate::routing::{FenceView, Mark, Stamp};
 use crate::seams::ActorStore;
+use crate::state::TTL;
 
 /// How often the row may change under our hands before that is an error.
 const ATTEMPTS: usize = 16;
@@ -259,7 +259,8 @@ impl Engine {
             key: key.to_owned(),
             value: StateValue::Json(Value::String(stamp.to_string())),
             etag,
-            metadata: RequestMetadata::default(),
+            // Whatever lifetime the component gives to other rows.
+            metadata: [(TTL.to_owned(), "-1".to_owned())].into(),
             options: StateOptions {
                 concurrency: "first-write".to_owned(),
                 consistency: String::new(),

@@ -17,7 +17,8 @@ use crate::fence::FenceError;
 use crate::key::SEPARATOR;
 use crate::seams::ActorStore;
 
-const TTL: &str = "ttlInSeconds";
+/// Metadata: after how many seconds a value is gone.
+pub(crate) const TTL: &str = "ttlInSeconds";
 /// How often a transaction is tried again because other hosts of the type changed the row that it depends on.
 const GUARD_ATTEMPTS: usize = 8;
 
