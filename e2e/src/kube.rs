@@ -15,7 +15,7 @@ mod settings;
 
 pub use api::KubeApi;
 pub use handle::Kube;
-pub use image::{IMAGES, Images, busybox, programs};
+pub use image::{IMAGES, Images, busybox, program, programs};
 pub use node::Cluster;
 pub use pki::{Identity, Pki};
 

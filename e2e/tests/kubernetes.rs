@@ -2,18 +2,28 @@
 //!
 //! One cluster for all scenarios, one after the other, each in a namespace of its own. A scenario that fails does not stop
 //! the others; the end names them all. `SCENARIO=part-of-a-name` runs some only (and the installation).
+//!
+//! `OUTRIGGER_NODES=n` gives the cluster several nodes. `OUTRIGGER_KUBECONFIG=FILE` takes a cluster from outside (the chart must
+//! not be installed there; no need for root), and `OUTRIGGER_LOAD_IMAGE="kind load image-archive"` says how images get there: that
+//! command is run with each archive's path. Without it they must be there, by the names that a failure tells.
+//! `OUTRIGGER_BIN_DIR=DIR` takes all programs from there, e.g. release builds (and `pod_app`).
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use outrigger_e2e::kube::{Cluster, IMAGES, programs};
+use outrigger_e2e::kube::{Cluster, IMAGES, Kube, program, programs};
 
 #[path = "kubernetes/control_plane.rs"]
 mod control_plane;
 #[path = "kubernetes/injection.rs"]
 mod injection;
+#[path = "kubernetes/live.rs"]
+mod live;
 #[path = "kubernetes/pods.rs"]
 mod pods;
 
@@ -22,15 +32,28 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SYSTEM: &str = "dapr-system";
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/outrigger");
 
+/// The broker of the pods that need one.
+const REDIS: &str = "outrigger.test/redis-server:1";
+const WORKLOADS: &[&str] = &[
+    "deploy/dapr-operator",
+    "deploy/dapr-sentry",
+    "deploy/dapr-sidecar-injector",
+    "statefulset/dapr-placement-server",
+    "statefulset/dapr-scheduler-server",
+];
+
 /// What all scenarios share.
 struct Stage {
-    cluster: Cluster,
+    cluster: Kube,
+    /// Unless the cluster is from outside.
+    node: Option<Cluster>,
 }
 
 type Scenario = (&'static str, fn(&mut Stage));
 
 /// In this order: the last one takes everything away.
 const SCENARIOS: &[Scenario] = &[
+    ("`helm test` passes", control_plane::helm_test_passes),
     (
         "a Deployment's pods get a native sidecar and the identity volume",
         injection::a_deployment_gets_native_sidecars,
@@ -38,6 +61,23 @@ const SCENARIOS: &[Scenario] = &[
     (
         "apps call each other and keep state by their sidecars",
         pods::apps_use_their_sidecars,
+    ),
+    (
+        "callers are known by their certificates, and plaintext is refused",
+        pods::callers_are_known_by_their_certificates,
+    ),
+    ("events pass between pods", pods::events_pass_between_pods),
+    (
+        "an edited Component is in force without a restart",
+        live::a_component_is_taken_up,
+    ),
+    (
+        "the operator may be killed beneath its sidecars",
+        live::the_operator_may_be_killed,
+    ),
+    (
+        "one object that cannot be read holds up no other",
+        live::one_that_cannot_be_read_holds_up_no_other,
     ),
     (
         "an app reads a Secret by its sidecar",
@@ -61,8 +101,8 @@ const SCENARIOS: &[Scenario] = &[
         control_plane::broken_resources_are_refused,
     ),
     (
-        "every service of the control plane restarts, and no pod is refused meanwhile",
-        control_plane::services_restart,
+        "an app and every service of the control plane restart, and no call fails and no pod is refused meanwhile",
+        pods::nothing_fails_while_all_restarts,
     ),
     (
         "a minute without the API server changes nothing",
@@ -74,6 +114,14 @@ const SCENARIOS: &[Scenario] = &[
     ),
     ("the control plane is small", control_plane::it_is_small),
     (
+        "1000 Components in 200 namespaces at once",
+        live::very_many_at_once,
+    ),
+    (
+        "a change of roots is told as an Event",
+        control_plane::a_change_of_roots_is_an_event,
+    ),
+    (
         "after uninstalling nothing is left",
         control_plane::uninstalling_leaves_nothing,
     ),
@@ -82,13 +130,7 @@ const SCENARIOS: &[Scenario] = &[
 #[tokio::test]
 async fn the_chart_works_on_a_real_node() {
     let dir = tempfile::tempdir().unwrap();
-    let mut stage = Stage {
-        cluster: Cluster::start(dir.path()).await,
-    };
-    let names: Vec<&str> = IMAGES.names.iter().copied().chain(["pod_app"]).collect();
-    for archive in programs(dir.path(), IMAGES.registry, IMAGES.tag, &names) {
-        stage.cluster.load_image(&archive);
-    }
+    let mut stage = Stage::start(dir.path()).await;
     control_plane::install(&stage);
     let chosen = std::env::var("SCENARIO").unwrap_or_default();
     let mut failed = Vec::new();
@@ -113,6 +155,75 @@ async fn the_chart_works_on_a_real_node() {
 }
 
 impl Stage {
+    async fn start(dir: &Path) -> Self {
+        let names: Vec<&str> = IMAGES.names.iter().copied().chain(["pod_app"]).collect();
+        let mut archives = programs(dir, IMAGES.registry, IMAGES.tag, &names);
+        archives.push(program(dir, REDIS, Path::new("/usr/bin/redis-server")));
+        let Some(kubeconfig) = std::env::var_os("OUTRIGGER_KUBECONFIG") else {
+            let nodes = std::env::var("OUTRIGGER_NODES").map_or(1, |text| {
+                text.parse()
+                    .unwrap_or_else(|_| panic!("OUTRIGGER_NODES={text:?} is no number"))
+            });
+            let node = Cluster::start(dir, nodes).await;
+            for archive in &archives {
+                node.load_image(archive);
+            }
+            return Self {
+                cluster: Kube::clone(&node),
+                node: Some(node),
+            };
+        };
+        let load = std::env::var("OUTRIGGER_LOAD_IMAGE").unwrap_or_default();
+        let words: Vec<&str> = load.split_whitespace().collect();
+        if let [command, args @ ..] = words.as_slice() {
+            for archive in &archives {
+                let loaded = Command::new(command).args(args).arg(archive).status();
+                assert!(
+                    loaded.is_ok_and(|status| status.success()),
+                    "{load} {}",
+                    archive.display()
+                );
+            }
+        }
+        Self {
+            cluster: Kube::new(Path::new(&kubeconfig)),
+            node: None,
+        }
+    }
+
+    /// Does something while `front` calls `back` in that namespace, and pods are asked for: how many calls succeeded, and
+    /// which failed.
+    fn under_load(&self, namespace: &str, disturb: impl FnOnce()) -> (u64, Vec<String>) {
+        let over = AtomicBool::new(false);
+        let url = "http://127.0.0.1:3500/v1.0/invoke/back/method/load";
+        let calling = || {
+            let (mut calls, mut failures) = (0, Vec::new());
+            while !over.load(Ordering::Relaxed) {
+                let told = pods::exec(self, namespace, "front", &["load", "5", url]);
+                match told.split_once(" good, ") {
+                    Some((good, rest)) if rest == "0 bad" => calls += good.parse::<u64>().unwrap_or(0),
+                    _ => failures.push(told),
+                }
+            }
+            (calls, failures)
+        };
+        std::thread::scope(|scope| {
+            let calling = scope.spawn(calling);
+            let admitting = scope.spawn(|| control_plane::admissions(self, &over));
+            {
+                // Also when it fails: the threads must end.
+                let _over = SetWhenDropped(&over);
+                disturb();
+            }
+            let (admitted, refused) = admitting.join().unwrap();
+            let (calls, mut failures) = calling.join().unwrap();
+            eprintln!("{admitted} pods admitted meanwhile");
+            assert!(admitted > 0);
+            failures.extend(refused);
+            (calls, failures)
+        })
+    }
+
     /// A fresh namespace, gone when `run` ends.
     fn in_namespace(&self, name: &str, run: impl FnOnce(&str)) {
         self.cluster.kubectl(&["create", "namespace", name], "").unwrap();
@@ -147,6 +258,27 @@ impl Stage {
             .kubectl(&["-n", namespace, "get", what, "-o", &path], "")
             .unwrap_or_default()
     }
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Id and resident kilobytes of the process of this machine whose command is `/NAME`; none of a cluster from outside.
+fn process(name: &str) -> Option<(u32, u64)> {
+    let command = format!("/{name}\0");
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        line.starts_with(&command).then_some(())?;
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        Some((id, line.split_whitespace().nth(1)?.parse().ok()?))
+    })
 }
 
 /// A Deployment of the test's app with these annotations on its pods.

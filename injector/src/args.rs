@@ -26,6 +26,53 @@ impl Ports {
             metrics: annotations.number_or("metrics-port", 9090),
         }
     }
+
+    /// Warns of a port that two in the pod would listen on: the later one could not start.
+    fn warn_of_conflicts(self, annotations: &Annotations<'_>) {
+        let metrics = annotations.switch_or("enable-metrics", true);
+        let used = [
+            ("dapr.io/grpc-port", Some(self.grpc)),
+            ("dapr.io/internal-grpc-port", Some(self.internal)),
+            ("dapr.io/metrics-port", metrics.then_some(self.metrics)),
+            (
+                "dapr.io/app-port",
+                annotations.number("app-port").filter(|port| *port > 0),
+            ),
+            ("the sidecar's HTTP API", Some(HTTP_PORT)),
+            ("the sidecar's public HTTP server", Some(PUBLIC_PORT)),
+        ];
+        for (index, (one, port)) in used.iter().enumerate() {
+            for (other, same) in &used[index + 1..] {
+                if let Some(number) = port
+                    && port == same
+                {
+                    annotations.warn(format!(
+                        "{one} and {other} are both port {number} of the pod, where only one can listen: give one another port"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Warns of annotations of which one makes the other meaningless.
+fn warn_of_pairs(annotations: &Annotations<'_>) {
+    for (newer, older) in [
+        ("max-body-size", "http-max-request-size"),
+        ("read-buffer-size", "http-read-buffer-size"),
+    ] {
+        if annotations.text(newer).is_some() && annotations.text(older).is_some() {
+            annotations.warn(format!(
+                "annotations dapr.io/{newer} and dapr.io/{older} say the same: only dapr.io/{newer} counts"
+            ));
+        }
+    }
+    let protocol = annotations.text_or("app-protocol", "http");
+    if annotations.switch_or("app-ssl", false) && !matches!(protocol, "http" | "grpc") {
+        annotations.warn(format!(
+            "annotation dapr.io/app-ssl has no effect with dapr.io/app-protocol {protocol:?}, which says whether there is TLS"
+        ));
+    }
 }
 
 struct Args<'a> {
@@ -78,6 +125,8 @@ pub(crate) fn flags(
     ports: Ports,
     mtls: bool,
 ) -> Vec<String> {
+    ports.warn_of_conflicts(annotations);
+    warn_of_pairs(annotations);
     let mut args = Args {
         list: Vec::with_capacity(48),
         annotations,
@@ -207,4 +256,58 @@ fn health_check(args: &mut Args<'_>) {
 /// Without the quotes and blanks that YAML templates leave around.
 fn unquoted(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn warnings(given: &[(&str, &str)]) -> Vec<String> {
+        let given: serde_json::Map<_, _> = given
+            .iter()
+            .map(|(name, value)| (format!("dapr.io/{name}"), json!(value)))
+            .collect();
+        let pod = json!({"metadata": {"annotations": given}});
+        let annotations = Annotations::of(&pod);
+        Ports::of(&annotations).warn_of_conflicts(&annotations);
+        warn_of_pairs(&annotations);
+        annotations.warnings()
+    }
+
+    #[test]
+    fn annotations_that_contradict_each_other_are_told() {
+        for (given, told) in [
+            (
+                &[("app-port", "3500")][..],
+                "dapr.io/app-port and the sidecar's HTTP API are both port 3500",
+            ),
+            (
+                &[("grpc-port", "50002")],
+                "dapr.io/grpc-port and dapr.io/internal-grpc-port are both port 50002",
+            ),
+            (
+                &[("app-port", "9090")],
+                "dapr.io/metrics-port and dapr.io/app-port",
+            ),
+            (
+                &[("max-body-size", "8Mi"), ("http-max-request-size", "4")],
+                "only dapr.io/max-body-size counts",
+            ),
+            (
+                &[("app-ssl", "true"), ("app-protocol", "h2c")],
+                "dapr.io/app-ssl has no effect",
+            ),
+        ] {
+            let all = warnings(given);
+            assert!(all.len() == 1 && all[0].contains(told), "{given:?}: {all:?}");
+        }
+        for fine in [
+            &[("app-port", "8080")][..],
+            &[("app-port", "9090"), ("enable-metrics", "false")],
+            &[("app-port", "0"), ("app-ssl", "true"), ("app-protocol", "grpc")],
+        ] {
+            assert_eq!(warnings(fine), Vec::<String>::new(), "{fine:?}");
+        }
+    }
 }

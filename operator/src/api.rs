@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use outrigger_identity::PeerIdentity;
 use outrigger_proto::operator::v1 as pb;
 use outrigger_proto::operator::v1::ResourceEventType;
@@ -27,6 +27,9 @@ use crate::shape::Stored;
 const SYNC_LIMIT: Duration = Duration::from_secs(20);
 /// Pauses between tries to put in a Secret that is missing.
 const SECRET_PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// Resources of one list whose Secrets are looked up at once.
+const AT_ONCE: usize = 16;
 
 /// What all calls share.
 pub struct State {
@@ -144,16 +147,13 @@ impl Api {
         if kind == Kind::Component {
             objects.retain(|object| object.is_for(&caller.app_id));
         }
-        let mut found = Vec::with_capacity(objects.len());
-        for object in objects {
+        // Side by side: each may have to ask for Secrets.
+        let found = stream::iter(objects).map(|object| async move {
             let json = object.whole(kind);
-            let bytes = self.0.bytes(kind, namespace, &object, json).await;
-            found.push(
-                bytes
-                    .map_err(|error| Status::unknown(format!("error listing {}: {error}", kind.plural())))?,
-            );
-        }
-        Ok(found)
+            self.0.bytes(kind, namespace, &object, json).await
+        });
+        let failed = |error| Status::unknown(format!("error listing {}: {error}", kind.plural()));
+        found.buffered(AT_ONCE).map_err(failed).try_collect().await
     }
 
     async fn get<T>(

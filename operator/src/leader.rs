@@ -5,18 +5,22 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{DynamicObject, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use prometheus::IntGauge;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::LOG;
+use crate::kinds::Kind;
 use crate::metrics::Metrics;
 use crate::settings::{Settings, Watch};
 use crate::{services, watchdog};
+
+#[cfg(test)]
+mod tests;
 
 const NAME: &str = "operator.dapr.io";
 /// A holder that was not heard of for this long has lost the lease.
@@ -73,6 +77,8 @@ enum Missed {
 /// A candidate.
 pub struct Election {
     api: Api<Lease>,
+    /// Whose the lease is, so that it goes with the installation: the system Configuration, and its name.
+    owner: (Api<DynamicObject>, String),
     identity: String,
     /// What the lease last said, and when we first saw it say so: the clocks of replicas may differ.
     seen: Option<(LeaseSpec, Instant)>,
@@ -80,11 +86,13 @@ pub struct Election {
 }
 
 impl Election {
-    /// Stands for the lease of the operator in that namespace.
-    pub fn new(client: Client, namespace: &str, leading: IntGauge) -> Self {
+    /// Stands for the lease of the operator in that namespace, which goes with the Configuration of that name there.
+    pub fn new(client: Client, namespace: &str, configuration: &str, leading: IntGauge) -> Self {
         let host = outrigger_process::logging::host_name();
+        let owners = Api::namespaced_with(client.clone(), namespace, &Kind::Configuration.resource());
         Self {
             api: Api::namespaced(client, namespace),
+            owner: (owners, configuration.to_owned()),
             identity: format!("{host}_{}", uuid::Uuid::new_v4()),
             seen: None,
             leading,
@@ -99,10 +107,11 @@ impl Election {
     {
         let mut told = String::new();
         loop {
+            let asked = Instant::now();
             match self.take().await {
                 Ok(()) => {
                     tracing::info!(target: LOG, "this replica leads");
-                    self.term(&stop, &work).await;
+                    self.term(&stop, asked, &work).await;
                     told.clear();
                 }
                 Err(Missed::Held(by)) if by != told => {
@@ -125,7 +134,7 @@ impl Election {
         }
     }
 
-    async fn term<F, Fut>(&mut self, stop: &CancellationToken, work: &F)
+    async fn term<F, Fut>(&mut self, stop: &CancellationToken, since: Instant, work: &F)
     where
         F: Fn(CancellationToken) -> Fut,
         Fut: Future<Output = ()>,
@@ -136,33 +145,36 @@ impl Election {
         let lost = tokio::select! {
             // Stopped.
             () = &mut working => None,
-            why = self.keep() => Some(why),
+            why = self.keep(since) => Some(why),
         };
         term.cancel();
-        if let Some(why) = lost {
+        if let Some((why, renewed)) = lost {
             tracing::warn!(target: LOG, "this replica leads no more: {why}");
-            // Its requests are dropped with it if they take longer than the others wait.
-            let rest = DURATION.saturating_sub(RENEW_WITHIN);
-            let _ = tokio::time::timeout(rest, working).await;
+            // What it has begun is dropped if it takes longer than the others wait.
+            let _ = tokio::time::timeout_at(renewed + DURATION, &mut working).await;
         }
+        drop(working);
         self.leading.set(0);
         if stop.is_cancelled() {
             self.release().await;
         }
     }
 
-    /// Renews until that fails for too long; returns why.
-    async fn keep(&mut self) -> String {
-        let mut renewed = Instant::now();
+    /// Renews until that fails for too long; returns why, and when the last renewal was asked for. That moment counts, not
+    /// its answer: the others wait from when it was written, which may be long before the answer came.
+    async fn keep(&mut self, mut renewed: Instant) -> (String, Instant) {
         loop {
             tokio::time::sleep(RETRY).await;
             let left = RENEW_WITHIN.saturating_sub(renewed.elapsed());
+            let asked = Instant::now();
             match tokio::time::timeout(left, self.take()).await {
-                Ok(Ok(())) => renewed = Instant::now(),
-                Ok(Err(Missed::Held(by))) => return format!("{by} took the lease"),
-                Ok(Err(Missed::Failed(error))) if renewed.elapsed() >= RENEW_WITHIN => return error,
+                Ok(Ok(())) => renewed = asked,
+                Ok(Err(Missed::Held(by))) => return (format!("{by} took the lease"), renewed),
+                Ok(Err(Missed::Failed(error))) if renewed.elapsed() >= RENEW_WITHIN => {
+                    return (error, renewed);
+                }
                 Ok(Err(Missed::Failed(_))) => {}
-                Err(_) => return format!("it could not be renewed for {RENEW_WITHIN:?}"),
+                Err(_) => return (format!("it could not be renewed for {RENEW_WITHIN:?}"), renewed),
             }
         }
     }
@@ -176,6 +188,7 @@ impl Election {
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(NAME.to_owned()),
+                    owner_references: Some(vec![self.owner().await?]),
                     ..ObjectMeta::default()
                 },
                 spec: Some(self.spec(None)),
@@ -187,9 +200,28 @@ impl Election {
         if !holder.is_empty() && holder != self.identity && !self.is_over(&current) {
             return Err(Missed::Held(holder));
         }
+        if lease.metadata.owner_references.is_none() {
+            lease.metadata.owner_references = Some(vec![self.owner().await?]);
+        }
         lease.spec = Some(self.spec(Some(current)));
         self.write(self.api.replace(NAME, &PostParams::default(), &lease))
             .await
+    }
+
+    async fn owner(&self) -> Result<OwnerReference, Missed> {
+        let (owners, name) = &self.owner;
+        let asked = tokio::time::timeout(LIMIT, owners.get_metadata(name)).await;
+        let found = asked.map_err(|_| Missed::Failed(format!("no answer within {LIMIT:?}")))?;
+        let found =
+            found.map_err(|error| Missed::Failed(format!("it belongs to Configuration {name}: {error}")))?;
+        let kind = Kind::Configuration.resource();
+        Ok(OwnerReference {
+            api_version: kind.api_version,
+            kind: kind.kind,
+            name: name.clone(),
+            uid: found.metadata.uid.unwrap_or_default(),
+            ..OwnerReference::default()
+        })
     }
 
     async fn write(&self, writing: impl Future<Output = kube::Result<Lease>>) -> Result<(), Missed> {

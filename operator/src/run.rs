@@ -98,7 +98,7 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
             .spawn("conversion webhook's authority", End::Fatal, keeping);
     }
     let metrics = Metrics::new(context.metrics.registry())?;
-    lead(context, client, settings, config.mtls, metrics);
+    lead(context, client, settings, (&name, config.mtls), metrics);
     Ok(())
 }
 
@@ -140,11 +140,12 @@ async fn serve_webhook(context: &mut Context, security: &Security) -> Result<(),
     Ok(())
 }
 
-/// What only one replica does.
-fn lead(context: &mut Context, client: Client, settings: Settings, mtls: bool, metrics: Metrics) {
+/// What only one replica does. `system` is the name of the system Configuration, and whether it has mutual TLS on.
+fn lead(context: &mut Context, client: Client, settings: Settings, system: (&str, bool), metrics: Metrics) {
+    let (name, mtls) = system;
     let election = settings
         .elects
-        .then(|| Election::new(client.clone(), &settings.namespace, metrics.leading.clone()));
+        .then(|| Election::new(client.clone(), &settings.namespace, name, metrics.leading.clone()));
     let work = Lead {
         client,
         settings,

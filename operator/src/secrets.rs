@@ -21,6 +21,10 @@ const FRESH: Duration = Duration::from_secs(1);
 const STALE: Duration = Duration::from_secs(3600);
 /// How long the API server may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take for a Secret that is known from before: sidecars wait for the answer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a known Secret is given without asking once the API server did not answer.
+const AWAY: Duration = Duration::from_secs(5);
 /// Questions to the API server at once.
 const AT_ONCE: usize = 16;
 /// Secrets that are remembered.
@@ -64,16 +68,15 @@ impl Source for FromApi {
     async fn read(&self, namespace: &str, name: &str) -> Result<Values, SecretError> {
         let unreadable = |why: String| SecretError::Unreadable(namespace.to_owned(), name.to_owned(), why);
         let api: Api<Secret> = Api::namespaced(self.0.clone(), namespace);
-        match tokio::time::timeout(LIMIT, api.get(name)).await {
-            Ok(Ok(secret)) => {
+        match api.get(name).await {
+            Ok(secret) => {
                 let data = secret.data.unwrap_or_default();
                 Ok(data.into_iter().map(|(key, value)| (key, value.0)).collect())
             }
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
                 Err(SecretError::NotFound(namespace.to_owned(), name.to_owned()))
             }
-            Ok(Err(error)) => Err(unreadable(error.to_string())),
-            Err(_) => Err(unreadable(format!("no answer within {LIMIT:?}"))),
+            Err(error) => Err(unreadable(error.to_string())),
         }
     }
 }
@@ -85,6 +88,8 @@ pub struct Secrets {
     source: Box<dyn Source>,
     slots: Mutex<HashMap<(String, String), Slot>>,
     gate: Semaphore,
+    /// Since when the API server does not answer.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Secrets {
@@ -94,7 +99,36 @@ impl Secrets {
             source: Box::new(source),
             slots: Mutex::default(),
             gate: Semaphore::new(AT_ONCE),
+            away: Mutex::default(),
         }
+    }
+
+    fn is_away(&self) -> bool {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.is_some_and(|since| since.elapsed() < AWAY)
+    }
+
+    fn set_away(&self, since: Option<Instant>) {
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Asks the API server; not for long if there is something to go on with.
+    async fn ask(&self, namespace: &str, name: &str, is_known: bool) -> Result<Values, SecretError> {
+        let asking = async {
+            let _permit = self.gate.acquire().await;
+            self.source.read(namespace, name).await
+        };
+        let limit = if is_known { PATIENCE } else { LIMIT };
+        let answer = tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| {
+            Err(SecretError::Unreadable(
+                namespace.to_owned(),
+                name.to_owned(),
+                format!("no answer within {limit:?}"),
+            ))
+        });
+        let is_away = matches!(answer, Err(SecretError::Unreadable(..)));
+        self.set_away(is_away.then(Instant::now));
+        answer
     }
 
     fn slot(&self, namespace: &str, name: &str) -> Slot {
@@ -114,14 +148,13 @@ impl Secrets {
         let slot = self.slot(namespace, name);
         // Who asks for the same one waits here and finds the answer.
         let mut known = slot.lock().await;
-        if let Some((read, values)) = &*known
-            && read.elapsed() < FRESH
-        {
-            return Ok(Arc::clone(values));
+        if let Some((read, values)) = &*known {
+            let trusted = if self.is_away() { STALE } else { FRESH };
+            if read.elapsed() < trusted {
+                return Ok(Arc::clone(values));
+            }
         }
-        let permit = self.gate.acquire().await;
-        let answer = self.source.read(namespace, name).await;
-        drop(permit);
+        let answer = self.ask(namespace, name, known.is_some()).await;
         match (answer, &*known) {
             (Ok(values), _) => {
                 let values = Arc::new(values);
@@ -263,12 +296,13 @@ pub(crate) mod tests {
     use serde_json::json;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    /// Secrets in memory; each read is counted, and all fail while it is away.
+    /// Secrets in memory; each read is counted, and all fail while it is away, or have no answer while it hangs.
     #[derive(Default, Clone)]
     pub(crate) struct Fake {
         pub(crate) values: Arc<Mutex<HashMap<String, Values>>>,
         pub(crate) reads: Arc<AtomicUsize>,
         pub(crate) is_away: Arc<AtomicBool>,
+        pub(crate) hangs: Arc<AtomicBool>,
     }
 
     impl Fake {
@@ -288,6 +322,9 @@ pub(crate) mod tests {
     impl Source for Fake {
         async fn read(&self, namespace: &str, name: &str) -> Result<Values, SecretError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
+            if self.hangs.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             if self.is_away.load(Ordering::Relaxed) {
                 return Err(SecretError::Unreadable(
                     namespace.into(),
@@ -370,10 +407,31 @@ pub(crate) mod tests {
         ));
         fake.is_away.store(false, Ordering::Relaxed);
         fake.values.lock().unwrap().clear();
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(AWAY).await;
         assert!(matches!(
             secrets.get("shop", "sec").await,
             Err(SecretError::NotFound(..))
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_hangs_delays_known_secrets_once_and_briefly() {
+        let fake = Fake::with("sec", "pw", "s3cret");
+        let secrets = Secrets::new(fake.clone());
+        secrets.get("shop", "sec").await.unwrap();
+        fake.hangs.store(true, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let took = async |name: &str| {
+            let start = Instant::now();
+            let answer = secrets.get("shop", name).await;
+            (start.elapsed(), answer.is_ok())
+        };
+        assert_eq!(took("sec").await, (PATIENCE, true));
+        assert_eq!(took("sec").await, (Duration::ZERO, true));
+        assert_eq!(took("never").await, (LIMIT, false));
+        fake.hangs.store(false, Ordering::Relaxed);
+        fake.put("sec", "pw", "new");
+        tokio::time::advance(AWAY).await;
+        assert_eq!(secrets.get("shop", "sec").await.unwrap()["pw"], b"new");
     }
 }

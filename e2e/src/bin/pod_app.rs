@@ -1,15 +1,19 @@
 //! The app of the pods in the cluster's tests, and the client inside them (by `kubectl exec`).
 //!
-//! - `pod_app serve NAME`: an app on port 8080. It answers every request with `NAME METHOD PATH BODY`, keeps those lines,
-//!   lists them at `/seen`, and serves the content of `$SUBSCRIPTIONS` at `/dapr/subscribe`.
+//! - `pod_app serve NAME`: an app on port 8080 until it is told to end. It answers every request with `NAME METHOD PATH BODY`,
+//!   keeps those lines, lists them at `/seen`, and serves the content of `$SUBSCRIPTIONS` at `/dapr/subscribe`.
 //! - `pod_app ask METHOD URL [BODY]`: asks once, prints the status and the body.
 //! - `pod_app load SECONDS URL`: asks all the time, prints how many answers were 200 and which were not.
+//! - `pod_app until SECONDS URL TEXT`: asks all the time until an answer is 200 and has TEXT in it; prints when that was, in
+//!   milliseconds since 1970.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,8 +28,9 @@ fn main() -> ExitCode {
         ["ask", method, url] => tell(method, url, ""),
         ["ask", method, url, body] => tell(method, url, body),
         ["load", seconds, url] => load(seconds, url),
+        ["until", seconds, url, text] => until(seconds, url, text),
         _ => Err(std::io::Error::other(
-            "serve NAME | ask METHOD URL [BODY] | load SECONDS URL",
+            "serve NAME | ask METHOD URL [BODY] | load SECONDS URL | until SECONDS URL TEXT",
         )),
     };
     if let Err(error) = done {
@@ -41,9 +46,33 @@ fn tell(method: &str, url: &str, body: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-fn load(seconds: &str, url: &str) -> std::io::Result<()> {
+fn end_after(seconds: &str) -> std::io::Result<Instant> {
     let seconds = seconds.parse().map_err(std::io::Error::other)?;
-    let end = Instant::now() + Duration::from_secs(seconds);
+    Ok(Instant::now() + Duration::from_secs(seconds))
+}
+
+fn until(seconds: &str, url: &str, text: &str) -> std::io::Result<()> {
+    let end = end_after(seconds)?;
+    loop {
+        let last = match ask("GET", url, "") {
+            Ok((200, body)) if body.contains(text) => break,
+            Ok((status, body)) => format!("{status} {body}"),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() > end {
+            return Err(std::io::Error::other(format!(
+                "{text:?} did not come; at last: {last}"
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    println!("{}", now.map_err(std::io::Error::other)?.as_millis());
+    Ok(())
+}
+
+fn load(seconds: &str, url: &str) -> std::io::Result<()> {
+    let end = end_after(seconds)?;
     let (mut good, mut bad) = (0, Vec::new());
     while Instant::now() < end {
         match ask("GET", url, "") {
@@ -82,6 +111,8 @@ fn ask(method: &str, url: &str, body: &str) -> std::io::Result<(u16, String)> {
 }
 
 fn serve(name: &str) -> std::io::Result<()> {
+    // The first process of a container ignores signals that it does not ask for.
+    std::thread::spawn(|| std::process::exit(until_told_to_end()));
     let listener = TcpListener::bind("0.0.0.0:8080")?;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let name: Arc<str> = name.into();
@@ -93,6 +124,18 @@ fn serve(name: &str) -> std::io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Waits for SIGTERM; the exit code.
+fn until_told_to_end() -> i32 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let told = runtime.and_then(|runtime| {
+        runtime.block_on(async {
+            signal(SignalKind::terminate())?.recv().await;
+            Ok(())
+        })
+    });
+    i32::from(told.is_err())
 }
 
 /// Answers requests until the peer closes.

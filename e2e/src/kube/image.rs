@@ -55,21 +55,38 @@ pub fn programs(dir: &Path, registry: &str, tag: &str, names: &[&str]) -> Vec<Pa
                 strip.is_ok_and(|status| status.success()),
                 "strip is needed to make small images: install Debian's package with `apt-get install binutils`"
             );
-            let path = format!("/{name}");
-            let image = Image {
-                name: format!("{registry}/{name}:{tag}"),
-                architecture: outrigger_oci::architecture().to_owned(),
-                files: outrigger_oci::files_for([(path.as_str(), stripped.as_path())])
-                    .unwrap_or_else(|error| panic!("the image of {name}: {error}")),
-                user: "65532:65532".to_owned(),
-                packing: Packing::Plain,
-                ..Image::default()
-            };
-            let archive = dir.join(format!("{name}.tar"));
-            image.write(&archive).expect("the work folder can be written");
-            archive
+            write(dir, name, &format!("{registry}/{name}:{tag}"), &stripped)
         })
         .collect()
+}
+
+/// The image `name` (`…/NAME:TAG`) of a program of this machine, which is at `/NAME` with the libraries that it needs.
+///
+/// # Panics
+/// If the program is missing or the file cannot be written.
+#[must_use]
+pub fn program(dir: &Path, name: &str, path: &Path) -> PathBuf {
+    let short = name.rsplit('/').next().unwrap_or(name);
+    let short = short.split(':').next().unwrap_or(short);
+    write(dir, short, name, path)
+}
+
+fn write(dir: &Path, short: &str, name: &str, program: &Path) -> PathBuf {
+    let path = format!("/{short}");
+    let mut files = outrigger_oci::files_for([(path.as_str(), program)])
+        .unwrap_or_else(|error| panic!("the image of {short}: {error}"));
+    files.entry("/tmp".to_owned()).or_insert(Source::SharedFolder);
+    let image = Image {
+        name: name.to_owned(),
+        architecture: outrigger_oci::architecture().to_owned(),
+        files,
+        user: "65532:65532".to_owned(),
+        packing: Packing::Plain,
+        ..Image::default()
+    };
+    let archive = dir.join(format!("{short}.tar"));
+    image.write(&archive).expect("the work folder can be written");
+    archive
 }
 
 /// The image that holds a pod's network namespace open.

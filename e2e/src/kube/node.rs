@@ -1,8 +1,9 @@
-//! A whole Kubernetes node in a network namespace of its own: API server, controllers, scheduler, kubelet on containerd
-//! and runc, kube-proxy, CoreDNS. Pods really run, Services answer, admission webhooks are called.
+//! A whole Kubernetes cluster on this machine, each node in a network namespace of its own: API server, controllers,
+//! scheduler and CoreDNS on the first, kubelet on containerd and runc and kube-proxy on each. Pods really run, Services
+//! answer, admission webhooks are called.
 //!
-//! Nothing of it can reach beyond this machine: the namespace has no route out. It has one link to the test
-//! process ([`Cluster::HOST_LINK`]), so that a test can call the API server and node ports.
+//! Nothing of it can reach beyond this machine: the namespaces have no route out. The first has a link to the test
+//! process ([`Cluster::HOST_LINK`]), so that a test can call the API server and node ports, and one to each other node.
 
 use std::fs;
 use std::ops::Deref;
@@ -14,21 +15,53 @@ use super::settings;
 use super::{Identity, Kube, Pki, kube_binary};
 use crate::process::{Exclusive, Program, Running, exclusive, wait_until};
 
-/// Address of the node: the bridge that its pods hang on.
+/// Address of the first node: the bridge that its pods hang on.
 pub(super) const NODE_IP: &str = "10.244.0.1";
 /// Where CoreDNS answers.
 pub(super) const DNS_IP: &str = "10.96.0.10";
 const API_PORT: u16 = 6443;
-const NODE: &str = "node-1";
 /// How long the parts may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A started node. Dropping it removes everything it made.
+/// Where a node's files are, and which one it is, from 1.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    number: u8,
+    pub(super) dir: PathBuf,
+}
+
+impl Place {
+    pub(super) fn name(&self) -> String {
+        format!("node-{}", self.number)
+    }
+
+    /// Its address: the bridge that its pods hang on.
+    pub(super) fn ip(&self) -> String {
+        format!("10.244.{}.1", self.number - 1)
+    }
+
+    pub(super) fn pods(&self) -> String {
+        format!("10.244.{}.0/24", self.number - 1)
+    }
+
+    /// The control group that its pods are in. The first node has kubelet's usual ones; those of another kubelet have to be
+    /// apart, since each removes groups of pods that it does not know.
+    pub(super) fn cgroup(&self) -> Option<String> {
+        (self.number > 1).then(|| format!("outrigger-{}-{}", std::process::id(), self.number))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
+    }
+}
+
+/// A started cluster. Dropping it removes everything it made.
 #[derive(Debug)]
 pub struct Cluster {
     // In the order in which they end: kubelet first, so that nothing starts pods anew.
     programs: Vec<(&'static str, Running)>,
-    network: Network,
+    networks: Vec<Network>,
+    places: Vec<Place>,
     dir: PathBuf,
     pki: Pki,
     kube: Kube,
@@ -44,10 +77,11 @@ impl Deref for Cluster {
     }
 }
 
-/// The network namespace and its link to the host.
+/// A network namespace, and the group of the node's pods.
 #[derive(Debug)]
 struct Network {
     name: String,
+    cgroup: Option<String>,
 }
 
 impl Network {
@@ -55,55 +89,102 @@ impl Network {
     const INSIDE: &str = "10.213.7.2";
     const OUTSIDE: &str = "10.213.7.1";
 
-    fn new() -> Self {
-        let name = format!("outrigger-{}", std::process::id());
-        let network = Self { name };
-        let (ns, name) = (network.path(), network.name.as_str());
-        host("ip", &["netns", "add", name]);
-        host(
-            "ip",
-            &[
-                "link",
-                "add",
-                "outrigger0",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "host0",
-                "netns",
-                name,
-            ],
-        );
-        host(
-            "ip",
-            &[
-                "addr",
-                "add",
-                &format!("{}/30", Self::OUTSIDE),
-                "dev",
-                "outrigger0",
-            ],
-        );
+    /// The first node's, with its link to the host.
+    fn first(place: &Place) -> Self {
+        let network = Self::new(place);
+        let name = network.name.as_str();
+        let link = [
+            "link",
+            "add",
+            "outrigger0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "host0",
+            "netns",
+            name,
+        ];
+        host("ip", &link);
+        let address = format!("{}/30", Self::OUTSIDE);
+        host("ip", &["addr", "add", &address, "dev", "outrigger0"]);
         host("ip", &["link", "set", "outrigger0", "up"]);
-        for command in [
-            "ip link set lo up",
+        network.run(&[
             &format!("ip addr add {}/30 dev host0", Self::INSIDE),
             "ip link set host0 up",
-            // The bridge gets its address before kubelet starts, which announces it as the node's.
-            "ip link add cni0 type bridge",
-            &format!("ip addr add {NODE_IP}/24 dev cni0"),
-            "ip link set cni0 up",
             // kube-apiserver looks for a default route to learn the address it announces.
             &format!("ip route add default via {}", Self::OUTSIDE),
+        ]);
+        network
+    }
+
+    /// Another node's, with its link to the first; others are reached through that.
+    fn other(place: &Place, first: &Self) -> Self {
+        let network = Self::new(place);
+        let link = format!("to-{}", place.name());
+        first.run(&[&format!(
+            "ip link add {link} type veth peer name uplink netns {}",
+            network.name
+        )]);
+        let (here, there) = (
+            format!("10.213.8.{}", place.number * 4 + 1),
+            format!("10.213.8.{}", place.number * 4 + 2),
+        );
+        first.run(&[
+            &format!("ip addr add {here}/30 dev {link}"),
+            &format!("ip link set {link} up"),
+            &format!("ip route add {} via {there}", place.pods()),
+        ]);
+        network.run(&[
+            &format!("ip addr add {there}/30 dev uplink"),
+            "ip link set uplink up",
+            // With the node's own address, which is what the others know.
+            &format!("ip route add default via {here} src {}", place.ip()),
+        ]);
+        network
+    }
+
+    fn new(place: &Place) -> Self {
+        let name = match place.number {
+            1 => format!("outrigger-{}", std::process::id()),
+            number => format!("outrigger-{}-{number}", std::process::id()),
+        };
+        let network = Self {
+            name,
+            cgroup: place.cgroup(),
+        };
+        host("ip", &["netns", "add", &network.name]);
+        network.run(&[
+            "ip link set lo up",
+            // The bridge gets its address before kubelet starts, which announces it as the node's.
+            "ip link add cni0 type bridge",
+            &format!("ip addr add {}/24 dev cni0", place.ip()),
+            "ip link set cni0 up",
             "sysctl -q -w net.ipv4.ip_forward=1",
-        ] {
-            let words: Vec<&str> = command.split(' ').collect();
-            let net = format!("--net={ns}");
-            let all: Vec<&str> = [net.as_str()].into_iter().chain(words).collect();
-            host("nsenter", &all);
+        ]);
+        if let Some(group) = &network.cgroup {
+            for folder in cgroups(group) {
+                let made = fs::create_dir(&folder);
+                made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+                // A new group of a hierarchy by processors takes in nothing before it has some.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let above = folder.parent().map(|above| above.join(file));
+                    if let Some(value) = above.and_then(|path| fs::read_to_string(path).ok()) {
+                        let _ = fs::write(folder.join(file), value);
+                    }
+                }
+            }
         }
         network
+    }
+
+    /// Runs commands inside.
+    fn run(&self, commands: &[&str]) {
+        let net = format!("--net={}", self.path());
+        for command in commands {
+            let all: Vec<&str> = [net.as_str()].into_iter().chain(command.split(' ')).collect();
+            host("nsenter", &all);
+        }
     }
 
     fn path(&self) -> String {
@@ -121,11 +202,38 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        // The first one's; it goes with the namespace, but not at once.
         let _ = Command::new("ip")
             .args(["link", "del", "outrigger0"])
             .stderr(Stdio::null())
             .status();
+        for folder in self.cgroup.iter().flat_map(|group| cgroups(group)) {
+            remove_groups(&folder);
+        }
     }
+}
+
+/// The folders of a control group: one in each hierarchy that is mounted.
+fn cgroups(group: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .filter(|words| words.len() > 2 && matches!(words[2], "cgroup" | "cgroup2"))
+        .map(|words| Path::new(words[1]).join(group))
+        .collect();
+    folders.dedup();
+    folders
+}
+
+/// Removes a group with those in it, which only go one by one and from the bottom.
+fn remove_groups(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// Runs a command on the host that must succeed.
@@ -145,37 +253,63 @@ impl Cluster {
     /// How a test reaches the node: this address has the API server (port 6443) and every node port.
     pub const HOST_LINK: &str = Network::INSIDE;
 
-    /// Brings it up with its files below `dir`: some twenty seconds.
+    /// Brings it up with its files below `dir`: some twenty seconds, and a few more for each node beyond the first.
     ///
     /// # Panics
-    /// If a part is missing or does not come up; not being root is such a case.
-    pub async fn start(dir: &Path) -> Self {
+    /// If a part is missing or does not come up; not being root is such a case, and a number of nodes that is not 1 to 50.
+    pub async fn start(dir: &Path, nodes: u8) -> Self {
+        assert!(
+            (1..=50).contains(&nodes),
+            "a cluster has 1 to 50 nodes, not {nodes}"
+        );
         let only = exclusive("kubernetes-node").await;
         let pki = Pki::new(&dir.join("pki"));
-        let network = Network::new();
         let admin = pki.issue("admin", Some("system:masters"), &[]);
         let url = format!("https://{}:{API_PORT}", Self::HOST_LINK);
         let kube = Kube::new(&pki.kubeconfig("admin", &admin, &url));
         let mut cluster = Self {
             programs: Vec::new(),
-            network,
+            networks: Vec::new(),
+            places: Vec::new(),
             dir: dir.to_path_buf(),
             pki,
             kube,
             _only: only,
         };
+        for number in 1..=nodes {
+            let dir = match number {
+                1 => dir.to_path_buf(),
+                _ => dir.join(format!("node-{number}")),
+            };
+            fs::create_dir_all(&dir).expect("the work folder can be written");
+            let place = Place { number, dir };
+            let network = match cluster.networks.first() {
+                None => Network::first(&place),
+                Some(first) => Network::other(&place, first),
+            };
+            cluster.networks.push(network);
+            cluster.places.push(place);
+        }
         cluster.control_plane().await;
-        cluster.node().await;
+        for index in 0..cluster.places.len() {
+            cluster.node(index).await;
+        }
         cluster.dns().await;
         cluster
     }
 
-    /// Loads an image archive (docker or OCI layout in a tar) into the node.
+    /// Loads an image archive (docker or OCI layout in a tar) into every node.
     ///
     /// # Panics
     /// If containerd refuses it.
     pub fn load_image(&self, archive: &Path) {
-        let socket = self.dir.join("containerd.sock").display().to_string();
+        for place in &self.places {
+            Self::load_image_into(place, archive);
+        }
+    }
+
+    fn load_image_into(place: &Place, archive: &Path) {
+        let socket = place.socket().display().to_string();
         let archive = archive.display().to_string();
         host(
             "ctr",
@@ -192,15 +326,17 @@ impl Cluster {
         );
     }
 
-    /// A command line that runs inside the node's network: for clients of cluster addresses.
+    /// A command line that runs inside the first node's network: for clients of cluster addresses.
     #[must_use]
     pub fn inside(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.network.path())).arg(program);
+        command
+            .arg(format!("--net={}", self.networks[0].path()))
+            .arg(program);
         command
     }
 
-    /// One of the node's processes (`kube-apiserver`, `kubelet`, …), to stop, pause or kill it.
+    /// One of the first node's processes (`kube-apiserver`, `kubelet`, …), to stop, pause or kill it.
     ///
     /// # Panics
     /// If there is none of that name.
@@ -210,9 +346,22 @@ impl Cluster {
     }
 
     fn start_part(&mut self, name: &'static str, path: &Path, args: impl IntoIterator<Item = String>) {
-        let program = self.network.program(name, path, &self.dir).args(args);
-        let program = program.env("HOME", &self.dir.display().to_string());
+        self.start_part_on(0, name, path, args);
+    }
+
+    /// Starts it on the node of that index; returns the process.
+    fn start_part_on(
+        &mut self,
+        node: usize,
+        name: &'static str,
+        path: &Path,
+        args: impl IntoIterator<Item = String>,
+    ) -> &mut Running {
+        let dir = &self.places[node].dir;
+        let program = self.networks[node].program(name, path, dir).args(args);
+        let program = program.env("HOME", &dir.display().to_string());
         self.programs.push((name, program.start()));
+        &mut self.programs.last_mut().expect("it was pushed").1
     }
 
     fn identity(&self, name: &str, group: Option<&str>) -> (Identity, PathBuf) {
@@ -255,37 +404,31 @@ impl Cluster {
         self.start_part("kube-scheduler", &kube_binary("kube-scheduler"), args);
     }
 
-    async fn node(&mut self) {
-        let config = settings::containerd(&self.dir);
-        self.start_part(
-            "containerd",
-            Path::new("containerd"),
-            vec!["--config".to_owned(), config],
-        );
-        let socket = self.dir.join("containerd.sock");
-        let containerd = self.process("containerd");
+    async fn node(&mut self, index: usize) {
+        let place = self.places[index].clone();
+        let config = settings::containerd(&place);
+        let args = vec!["--config".to_owned(), config];
+        let containerd = self.start_part_on(index, "containerd", Path::new("containerd"), args);
+        let socket = place.socket();
         wait_until(containerd, "its socket", PATIENCE, async || socket.exists()).await;
-        let pause = super::image::pause(&self.dir);
-        self.load_image(&pause);
-        let node = format!("system:node:{NODE}");
-        let (_, config) = self.identity(&node, Some("system:nodes"));
-        let serving = self.pki.issue(NODE, None, &[NODE, NODE_IP]);
-        let args = settings::kubelet(&self.dir, &self.pki, &config, &serving, NODE);
-        self.start_part("kubelet", &kube_binary("kubelet"), args);
-        let (_, proxy) = self.identity("system:kube-proxy", None);
-        self.start_part(
-            "kube-proxy",
-            &kube_binary("kube-proxy"),
-            settings::proxy(&proxy, NODE),
-        );
+        let pause = super::image::pause(&place.dir);
+        Self::load_image_into(&place, &pause);
+        let name = place.name();
+        let (_, config) = self.identity(&format!("system:node:{name}"), Some("system:nodes"));
+        let serving = self.pki.issue(&name, None, &[&name, &place.ip()]);
+        let args = settings::kubelet(&place, &self.pki, &config, &serving);
         let kube = self.kube.clone();
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
-        let kubelet = self.process("kubelet");
+        let kubelet = self.start_part_on(index, "kubelet", &kube_binary("kubelet"), args);
         wait_until(kubelet, "the node to be Ready", PATIENCE, async || {
-            kube.kubectl(&["get", "node", NODE, "-o", ready], "")
+            kube.kubectl(&["get", "node", &name, "-o", ready], "")
                 .is_ok_and(|status| status == "True")
         })
         .await;
+        // Which asks for the node.
+        let (_, proxy) = self.identity("system:kube-proxy", None);
+        let args = settings::proxy(&proxy, &name);
+        self.start_part_on(index, "kube-proxy", &kube_binary("kube-proxy"), args);
     }
 
     async fn dns(&mut self) {
@@ -346,23 +489,30 @@ impl Drop for Cluster {
 mod tests {
     use super::*;
 
+    /// A pod on the first node, asked by one on the second.
     #[tokio::test]
-    async fn pods_run_and_services_answer() {
+    async fn pods_run_and_services_answer_across_nodes() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Cluster::start(dir.path()).await;
+        let cluster = Cluster::start(dir.path(), 2).await;
+        let sleeper = "{apiVersion: v1, kind: Pod, metadata: {name: b}, spec: {nodeName: node-2, terminationGracePeriodSeconds: 0, containers: [\
+             {name: c, image: 'outrigger.test/busybox:1', imagePullPolicy: Never, command: [/bin/busybox, sleep, '600']}]}}";
+        cluster.apply(sleeper);
         cluster.apply(
-            "{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: a}}, spec: {containers: [\
+            "{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {app: a}}, spec: {nodeName: node-1, containers: [\
              {name: c, image: 'outrigger.test/busybox:1', imagePullPolicy: Never, \
              command: [/bin/busybox, httpd, -f, -p, '8080', -h, /etc]}]}}\n---\n\
              {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {selector: {app: a}, ports: [{port: 80, targetPort: 8080}]}}\n",
         );
         cluster.load_image(&super::super::image::busybox(dir.path()));
-        cluster.wait(&["--for=condition=Ready", "pod/a"], Duration::from_secs(60));
+        cluster.wait(
+            &["--for=condition=Ready", "pod/a", "pod/b"],
+            Duration::from_secs(60),
+        );
         let got = cluster
             .kubectl(
                 &[
                     "exec",
-                    "a",
+                    "b",
                     "--",
                     "/bin/busybox",
                     "wget",

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::node::{DNS_IP, NODE_IP};
+use super::node::{DNS_IP, NODE_IP, Place};
 use super::{Identity, Pki};
 
 const SERVICES: &str = "10.96.0.0/16";
-const PODS: &str = "10.244.0.0/24";
+/// Of all nodes.
+const PODS: &str = "10.244.0.0/16";
 
 /// Kills what containers left, and unmounts what is left below the work folder (`$1`).
 pub(super) const CLEAN_UP: &str = r#"
@@ -78,14 +79,15 @@ pub(super) fn scheduler(kubeconfig: &Path) -> Vec<String> {
 }
 
 /// Writes containerd's and CNI's configuration; returns the former's path.
-pub(super) fn containerd(dir: &Path) -> String {
-    let work = dir.display();
+pub(super) fn containerd(place: &Place) -> String {
+    let dir = &place.dir;
+    let (work, pods) = (dir.display(), place.pods());
     let cni = dir.join("cni");
     fs::create_dir_all(&cni).expect("the work folder can be written");
     let network = format!(
         r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-  {{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-    "ipam": {{"type": "host-local", "dataDir": "{work}/cni-addresses", "ranges": [[{{"subnet": "{PODS}"}}]],
+  {{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+    "ipam": {{"type": "host-local", "dataDir": "{work}/cni-addresses", "ranges": [[{{"subnet": "{pods}"}}]],
       "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
   {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#
     );
@@ -113,14 +115,8 @@ state = "{work}/containerd-state"
     path.display().to_string()
 }
 
-pub(super) fn kubelet(
-    dir: &Path,
-    pki: &Pki,
-    kubeconfig: &Path,
-    serving: &Identity,
-    node: &str,
-) -> Vec<String> {
-    let work = dir.display();
+pub(super) fn kubelet(place: &Place, pki: &Pki, kubeconfig: &Path, serving: &Identity) -> Vec<String> {
+    let (dir, work) = (&place.dir, place.dir.display());
     let ca = pki.ca_file();
     let config = format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
@@ -134,7 +130,11 @@ pub(super) fn kubelet(
          imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n\
          podLogsDir: {work}/pod-logs\nserializeImagePulls: false\nmaxPods: 200\n\
          syncFrequency: 10s\nfileCheckFrequency: 5s\nregistryPullQPS: 0\n\
-         kubeAPIQPS: 100\nkubeAPIBurst: 200\n",
+         kubeAPIQPS: 100\nkubeAPIBurst: 200\n{root}",
+        root = match place.cgroup() {
+            Some(name) => format!("cgroupRoot: /{name}\n"),
+            None => String::new(),
+        },
         ca = ca.display(),
         cert = serving.cert.display(),
         key = serving.key.display(),
@@ -145,8 +145,8 @@ pub(super) fn kubelet(
         format!("--config={}", path.display()),
         format!("--kubeconfig={}", kubeconfig.display()),
         format!("--root-dir={work}/kubelet"),
-        format!("--hostname-override={node}"),
-        format!("--node-ip={NODE_IP}"),
+        format!("--hostname-override={}", place.name()),
+        format!("--node-ip={}", place.ip()),
         format!("--cert-dir={work}/kubelet-pki"),
     ]
 }

@@ -1,21 +1,12 @@
 //! The control plane itself: installed, disturbed, upgraded, measured, removed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrigger_e2e::kube::Kube;
-
-use super::{CHART, PATIENCE, SYSTEM, Stage, container};
+use super::{CHART, SYSTEM, Stage, WORKLOADS, container, process};
 
 /// Values of this node, which offers no volumes.
 const VALUES: &[&str] = &["dapr_scheduler.cluster.inMemoryStorage=true"];
-const WORKLOADS: &[&str] = &[
-    "deploy/dapr-operator",
-    "deploy/dapr-sentry",
-    "deploy/dapr-sidecar-injector",
-    "statefulset/dapr-placement-server",
-    "statefulset/dapr-scheduler-server",
-];
 
 fn helm(stage: &Stage, words: &[&str], more: &[&str]) -> Result<String, String> {
     let mut all: Vec<&str> = words.to_vec();
@@ -47,6 +38,9 @@ pub(super) fn broken_resources_are_refused(stage: &mut Stage) {
             ("{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: x}, spec: {version: v1, metadata: []}}", "spec.type"),
             ("{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: x}, spec: {type: state.redis, version: v1, metadata: [{value: a}]}}", "spec.metadata[0]"),
             ("{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: x}, spec: {type: state.redis, version: v1, metadata: []}, scopes: a}", "scopes"),
+            ("{apiVersion: dapr.io/v1alpha1, kind: HTTPEndpoint, metadata: {name: x}, spec: {baseUrl: api.test}}", "spec.baseUrl"),
+            ("{apiVersion: dapr.io/v1alpha1, kind: Resiliency, metadata: {name: x}, spec: {policies: {retries: {r: {duration: soon}}}, targets: {}}}", "spec.policies.retries.r.duration"),
+            ("{apiVersion: dapr.io/v1alpha1, kind: Configuration, metadata: {name: x}, spec: {accessControl: {policies: [{appId: a, namespace: b}]}}}", "spec.accessControl.policies[0]"),
             ("{apiVersion: dapr.io/v2alpha1, kind: Subscription, metadata: {name: x}, spec: {topic: t, routes: {default: /}}}", "spec.pubsubname"),
         ] {
             let error = stage.cluster.apply_in(ns, yaml).expect_err(yaml);
@@ -55,39 +49,9 @@ pub(super) fn broken_resources_are_refused(stage: &mut Stage) {
     });
 }
 
-/// While pods that want a sidecar are admitted one after the other: with failurePolicy Fail, a moment without the injector
-/// would refuse one.
-pub(super) fn services_restart(stage: &mut Stage) {
-    let kube = Kube::new(stage.cluster.kubeconfig());
-    let over = AtomicBool::new(false);
-    let (admitted, failures) = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| admissions(&kube, &over));
-        {
-            // Also when a restart fails: the thread must end.
-            let _over = SetWhenDropped(&over);
-            for workload in WORKLOADS {
-                let restart = ["-n", SYSTEM, "rollout", "restart", workload];
-                stage.cluster.kubectl(&restart, "").unwrap();
-                stage.cluster.rolled_out(SYSTEM, workload, PATIENCE);
-            }
-        }
-        asking.join().unwrap()
-    });
-    eprintln!("{admitted} pods admitted meanwhile");
-    assert!(failures.is_empty(), "{failures:?}");
-    assert!(admitted > 0);
-}
-
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Asks for pods (without making them) until told to stop: how many would have a sidecar, and what went wrong.
-fn admissions(kube: &Kube, over: &AtomicBool) -> (usize, Vec<String>) {
+/// Asks for pods (without making them) until told to stop: how many would have a sidecar, and what went wrong. With
+/// failurePolicy Fail, a moment without the injector would refuse one.
+pub(super) fn admissions(stage: &Stage, over: &std::sync::atomic::AtomicBool) -> (usize, Vec<String>) {
     let yaml = format!(
         "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: load, annotations: {{dapr.io/enabled: 'true', dapr.io/app-id: load}}}}, \
          spec: {{containers: [{}]}}}}",
@@ -96,12 +60,50 @@ fn admissions(kube: &Kube, over: &AtomicBool) -> (usize, Vec<String>) {
     let path = "jsonpath={.spec.initContainers[0].name}";
     let (mut admitted, mut failures) = (0, Vec::new());
     while !over.load(Ordering::Relaxed) {
-        match kube.kubectl(&["create", "--dry-run=server", "-o", path, "-f", "-"], &yaml) {
+        let words = ["create", "--dry-run=server", "-o", path, "-f", "-"];
+        match stage.cluster.kubectl(&words, &yaml) {
             Ok(name) if name == "daprd" => admitted += 1,
             other => failures.push(format!("{other:?}")),
         }
     }
     (admitted, failures)
+}
+
+pub(super) fn helm_test_passes(stage: &mut Stage) {
+    let told = stage
+        .cluster
+        .helm(&["test", "dapr", "--namespace", SYSTEM, "--timeout", "120s"]);
+    let told = told.unwrap_or_else(|error| panic!("{error}\n{}", stage.cluster.situation()));
+    assert!(told.contains("Succeeded"), "{told}");
+}
+
+/// A change of roots is told as an Event on the Secret. It takes as long as certificates live; the cluster is taken away
+/// before.
+pub(super) fn a_change_of_roots_is_an_event(stage: &mut Stage) {
+    let rotate = "exec deploy/dapr-sentry -- /sentry rotate --mode kubernetes --trust-domain cluster.local";
+    let rotate: Vec<&str> = ["-n", SYSTEM].into_iter().chain(rotate.split(' ')).collect();
+    stage
+        .cluster
+        .kubectl(&rotate, "")
+        .unwrap_or_else(|error| panic!("{error}"));
+    stage.until("the Event", || {
+        let reasons = "jsonpath={.items[*].reason}";
+        let words = [
+            "-n",
+            SYSTEM,
+            "get",
+            "events",
+            "--field-selector=involvedObject.kind=Secret",
+            "-o",
+            reasons,
+        ];
+        let events = stage.cluster.kubectl(&words, "").unwrap_or_default();
+        events.contains("RootRotationStarted")
+    });
+    stage.until("both roots where pods get them from", || {
+        let published = stage.get(SYSTEM, "configmap/dapr-trust-bundle", r"{.data.ca\.crt}");
+        published.matches("BEGIN CERTIFICATE").count() == 2
+    });
 }
 
 /// Ready containers and restarts of the control plane's pods.
@@ -116,10 +118,13 @@ fn restarts(stage: &Stage) -> String {
 
 pub(super) fn the_api_server_may_be_away(stage: &mut Stage) {
     let before = restarts(stage);
-    let apiserver = stage.cluster.process("kube-apiserver");
-    apiserver.signal("STOP");
+    let Some(node) = &mut stage.node else {
+        eprintln!("left out: the API server of a cluster from outside is not ours to stop");
+        return;
+    };
+    node.process("kube-apiserver").signal("STOP");
     std::thread::sleep(Duration::from_secs(60));
-    stage.cluster.process("kube-apiserver").signal("CONT");
+    node.process("kube-apiserver").signal("CONT");
     for workload in WORKLOADS {
         stage.until(workload, || {
             stage
@@ -168,28 +173,20 @@ pub(super) fn upgrades_keep_the_authority(stage: &mut Stage) {
     assert_eq!(authority(stage), before);
 }
 
-/// Debug builds are larger than what users run: this only notices leaks and blunders.
+/// Debug builds are larger than what users run: with those this only notices leaks and blunders.
 pub(super) fn it_is_small(stage: &mut Stage) {
+    if stage.node.is_none() {
+        eprintln!("left out: processes of a cluster from outside cannot be measured");
+        return;
+    }
     let mut total = 0;
     for name in ["operator", "sentry", "injector", "placement", "scheduler"] {
-        let kilobytes = resident(name).unwrap_or_else(|| panic!("no process {name} of the cluster"));
+        let (_, kilobytes) = process(name).unwrap_or_else(|| panic!("no process {name} of the cluster"));
         eprintln!("resident: {name} {:.1} MB", kilobytes as f64 / 1000.0);
         total += kilobytes;
     }
     eprintln!("resident: together {:.1} MB", total as f64 / 1000.0);
     assert!(total < 200_000, "{total} kB\n{}", stage.cluster.situation());
-}
-
-/// Resident kilobytes of the process whose command is `/NAME`.
-fn resident(name: &str) -> Option<u64> {
-    let command = format!("/{name}\0");
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        line.starts_with(&command).then_some(())?;
-        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
-    })
 }
 
 pub(super) fn uninstalling_leaves_nothing(stage: &mut Stage) {
@@ -211,8 +208,7 @@ pub(super) fn uninstalling_leaves_nothing(stage: &mut Stage) {
             .cluster
             .kubectl(&["-n", SYSTEM, "get", kinds, "-o", "name"], "")
             .unwrap_or_default();
-        left.lines()
-            .all(|line| line == "serviceaccount/default" || line.starts_with("lease"))
+        left.lines().all(|line| line == "serviceaccount/default")
     });
     let cluster_wide = stage
         .cluster

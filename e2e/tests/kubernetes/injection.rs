@@ -74,6 +74,16 @@ pub(super) fn wrong_annotations_are_told(stage: &mut Stage) {
         let yaml = pod("typo", "dapr.io/enabled: 'true', dapr.io/app-id: typo, dapr.io/app-prt: '80', dapr.io/sidecar-cpu-limit: many");
         let told = stage.cluster.apply_in(ns, &yaml).unwrap();
         assert!(told.contains("dapr.io/app-prt") && told.contains("dapr.io/sidecar-cpu-limit"), "{told}");
+        let yaml = pod("clash", "dapr.io/enabled: 'true', dapr.io/app-id: clash, dapr.io/app-port: '3500', \
+            dapr.io/max-body-size: 8Mi, dapr.io/http-max-request-size: '4'");
+        let told = stage.cluster.apply_in(ns, &yaml).unwrap();
+        assert!(told.contains("dapr.io/app-port and the sidecar's HTTP API are both port 3500"), "{told}");
+        assert!(told.contains("only dapr.io/max-body-size counts"), "{told}");
+        // What only the API server can refuse, it does by the sidecar's name.
+        let yaml = pod("greedy", "dapr.io/enabled: 'true', dapr.io/app-id: greedy, \
+            dapr.io/sidecar-cpu-request: '2', dapr.io/sidecar-cpu-limit: '1'");
+        let error = stage.cluster.apply_in(ns, &yaml).unwrap_err();
+        assert!(error.contains("must be less than or equal to cpu limit"), "{error}");
         let yaml = pod("bad", "dapr.io/enabled: 'true', dapr.io/app-id: 'Not.An.Id'");
         let error = stage.cluster.apply_in(ns, &yaml).unwrap_err();
         assert!(error.contains("Not.An.Id"), "{error}");

@@ -1,26 +1,33 @@
 //! Pods whose apps use their sidecars: the operator gives them their resources and their Services.
 
-use super::{PATIENCE, Stage, container, deployment};
+use std::time::Duration;
 
-/// What the app of a Deployment gets from its sidecar: the status and the body.
-fn ask(stage: &Stage, namespace: &str, app: &str, method: &str, path: &str, body: &str) -> String {
-    let (target, url) = (format!("deploy/{app}"), format!("http://127.0.0.1:3500/{path}"));
-    let words = [
-        "-n", namespace, "exec", &target, "-c", "app", "--", "/pod_app", "ask",
-    ];
-    let words: Vec<&str> = words.into_iter().chain([method, url.as_str(), body]).collect();
+use super::{PATIENCE, REDIS, SYSTEM, Stage, WORKLOADS, container, deployment};
+
+/// What the test's app, run once more in the container of an app, prints.
+pub(super) fn exec(stage: &Stage, namespace: &str, app: &str, args: &[&str]) -> String {
+    let target = format!("deploy/{app}");
+    let words = ["-n", namespace, "exec", &target, "-c", "app", "--", "/pod_app"];
+    let words: Vec<&str> = words.iter().chain(args).copied().collect();
     let told = stage.cluster.kubectl(&words, "");
     told.unwrap_or_else(|error| error).trim().to_owned()
 }
 
-fn store(name: &str, scopes: &str) -> String {
+/// What the app of a Deployment gets from its sidecar: the status and the body.
+pub(super) fn ask(stage: &Stage, namespace: &str, app: &str, method: &str, path: &str, body: &str) -> String {
+    let url = format!("http://127.0.0.1:3500/{path}");
+    exec(stage, namespace, app, &["ask", method, &url, body])
+}
+
+/// A state store that is for these apps.
+pub(super) fn store(name: &str, scopes: &str) -> String {
     format!(
         "{{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {{name: {name}}}, \
          spec: {{type: state.in-memory, version: v1, metadata: []}}, scopes: [{scopes}]}}"
     )
 }
 
-fn save(stage: &Stage, namespace: &str, app: &str, store: &str) -> String {
+pub(super) fn save(stage: &Stage, namespace: &str, app: &str, store: &str) -> String {
     let path = format!("v1.0/state/{store}");
     ask(
         stage,
@@ -63,6 +70,131 @@ pub(super) fn apps_use_their_sidecars(stage: &mut Stage) {
             refused.contains("ERR_STATE_STORE_NOT_CONFIGURED"),
             "out of scope: {refused}"
         );
+    });
+}
+
+/// A policy of `back` lets in who `front` is, by its certificate; nobody without one gets in at all.
+pub(super) fn callers_are_known_by_their_certificates(stage: &mut Stage) {
+    let stage = &*stage;
+    stage.in_namespace("identities", |ns| {
+        let policy = format!(
+            "{{apiVersion: dapr.io/v1alpha1, kind: Configuration, metadata: {{name: closed}}, spec: {{accessControl: {{\
+             defaultAction: deny, trustDomain: public, policies: [{{appId: front, trustDomain: public, namespace: {ns}, \
+             defaultAction: allow}}]}}}}}}"
+        );
+        stage.cluster.apply_in(ns, &policy).unwrap();
+        for app in ["front", "back", "stranger"] {
+            let annotations = format!(
+                "dapr.io/enabled: 'true', dapr.io/app-id: {app}, dapr.io/app-port: '8080', dapr.io/config: closed"
+            );
+            let yaml = deployment(app, &annotations);
+            stage.cluster.apply_in(ns, &yaml).unwrap();
+        }
+        for app in ["deploy/front", "deploy/back", "deploy/stranger"] {
+            stage.cluster.rolled_out(ns, app, PATIENCE);
+        }
+        let path = "v1.0/invoke/back/method/hello";
+        stage.until("an answer for the one that is let in", || {
+            ask(stage, ns, "front", "GET", path, "").contains("back GET /hello")
+        });
+        let refused = ask(stage, ns, "stranger", "GET", path, "");
+        assert!(refused.starts_with("403"), "{refused}");
+        // The internal port speaks TLS only, and asks for a certificate.
+        let ip = stage.get(ns, "pods", "{.items[?(@.metadata.labels.app=='back')].status.podIP}");
+        let plain = exec(stage, ns, "front", &["ask", "GET", &format!("http://{ip}:50002/hello"), ""]);
+        assert!(!plain.starts_with("200") && !plain.contains("back GET"), "{plain}");
+        let seen = ask(stage, ns, "back", "GET", "v1.0/invoke/back/method/seen", "");
+        assert_eq!(seen.matches("GET /hello").count(), 1, "one call came through: {seen}");
+    });
+}
+
+/// By a broker in a pod, and a Subscription that the operator hands out.
+pub(super) fn events_pass_between_pods(stage: &mut Stage) {
+    let stage = &*stage;
+    stage.in_namespace("events", |ns| {
+        let broker = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: broker, labels: {{app: broker}}}}, spec: {{terminationGracePeriodSeconds: 1, \
+             containers: [{{name: redis, image: '{REDIS}', imagePullPolicy: Never, \
+             args: [/redis-server, --save, '', --dir, /tmp, --protected-mode, 'no']}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: broker}}, spec: {{selector: {{app: broker}}, ports: [{{port: 6379}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Secret, metadata: {{name: broker}}, stringData: {{address: 'broker:6379'}}}}\n---\n\
+             {{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {{name: bus}}, spec: {{type: pubsub.redis, version: v1, \
+             metadata: [{{name: redisHost, secretKeyRef: {{name: broker, key: address}}}}]}}}}\n---\n\
+             {{apiVersion: dapr.io/v2alpha1, kind: Subscription, metadata: {{name: orders}}, spec: {{pubsubname: bus, topic: orders, \
+             routes: {{default: /orders}}}}, scopes: [taker]}}"
+        );
+        stage.cluster.apply_in(ns, &broker).unwrap();
+        stage.cluster.wait(&["-n", ns, "--for=condition=Ready", "pod/broker"], PATIENCE);
+        for app in ["giver", "taker"] {
+            let annotations =
+                format!("dapr.io/enabled: 'true', dapr.io/app-id: {app}, dapr.io/app-port: '8080'");
+            stage.cluster.apply_in(ns, &deployment(app, &annotations)).unwrap();
+        }
+        for app in ["deploy/giver", "deploy/taker"] {
+            stage.cluster.rolled_out(ns, app, PATIENCE);
+        }
+        for n in 0..10 {
+            let body = format!(r#"{{"order": {n}}}"#);
+            let told = ask(stage, ns, "giver", "POST", "v1.0/publish/bus/orders", &body);
+            assert!(told.starts_with("204"), "{told}");
+        }
+        let seen = |app: &str| exec(stage, ns, app, &["ask", "GET", "http://127.0.0.1:8080/seen"]);
+        stage.until("all ten events", || {
+            (0..10).all(|n| seen("taker").contains(&format!(r#""order":{n}"#)))
+        });
+        let taken = seen("taker");
+        assert!(taken.contains("POST /orders") && taken.contains(r#""source":"giver""#), "{taken}");
+        assert!(!seen("giver").contains("/orders"), "out of scope");
+    });
+}
+
+/// An app that goes on for some seconds once it is to end, as callers learn of it late; and the whole control plane. Meanwhile
+/// another app calls it all the time.
+pub(super) fn nothing_fails_while_all_restarts(stage: &mut Stage) {
+    let stage = &*stage;
+    stage.in_namespace("rolling", |ns| {
+        for app in ["front", "back"] {
+            let annotations =
+                format!("dapr.io/enabled: 'true', dapr.io/app-id: {app}, dapr.io/app-port: '8080'");
+            let yaml = deployment(app, &annotations)
+                .replace("replicas: 1", "replicas: 2")
+                .replace(
+                    "terminationGracePeriodSeconds: 5",
+                    "terminationGracePeriodSeconds: 30",
+                )
+                .replace(
+                    "{name: app,",
+                    "{name: app, lifecycle: {preStop: {sleep: {seconds: 8}}},",
+                );
+            stage.cluster.apply_in(ns, &yaml).unwrap();
+        }
+        for app in ["deploy/front", "deploy/back"] {
+            stage.cluster.rolled_out(ns, app, PATIENCE);
+        }
+        stage.until("an answer of the other app", || {
+            ask(stage, ns, "front", "GET", "v1.0/invoke/back/method/hello", "").starts_with("200")
+        });
+        let restart = |namespace: &str, what: &str| {
+            stage
+                .cluster
+                .kubectl(&["-n", namespace, "rollout", "restart", what], "")
+                .unwrap();
+            stage.cluster.rolled_out(namespace, what, PATIENCE);
+        };
+        let (calls, failures) = stage.under_load(ns, || {
+            restart(ns, "deploy/back");
+            // Those that end go on answering for a while.
+            std::thread::sleep(Duration::from_secs(10));
+        });
+        eprintln!("{calls} calls while the app restarted");
+        assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");
+        let (calls, failures) = stage.under_load(ns, || {
+            for workload in WORKLOADS {
+                restart(SYSTEM, workload);
+            }
+        });
+        eprintln!("{calls} calls while the control plane restarted");
+        assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");
     });
 }
 

@@ -10,8 +10,11 @@ use tokio::time::Instant;
 
 use super::InvokeError;
 
-/// How long a complete set of addresses is trusted.
-const CACHE_TTL: Duration = Duration::from_secs(20);
+/// How long a complete set of addresses is trusted. Upstream's 20 s would call a pod that ends for that long, and apps would
+/// have to go on serving meanwhile; a look-up costs a millisecond, and only one caller pays it.
+const CACHE_TTL: Duration = Duration::from_secs(5);
+/// How long the others go on with an old set while one caller looks up.
+const REFRESHING: Duration = Duration::from_secs(1);
 /// Tries while a resolver has no answer, and the pause between them.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -24,7 +27,7 @@ pub struct Addresses {
     cache: Mutex<HashMap<ResolveRequest, Cached>>,
 }
 
-/// When a set of addresses was found, and the set.
+/// Until when a set of addresses is trusted, and the set.
 type Cached = (Instant, Arc<[String]>);
 
 impl Addresses {
@@ -72,19 +75,24 @@ impl Addresses {
             .remove(request);
     }
 
+    /// What is known, unless it is for this caller to look up anew.
+    fn cached(&self, request: &ResolveRequest) -> Option<Arc<[String]>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, found) = cache.get_mut(request)?;
+        let now = Instant::now();
+        if *until > now {
+            return Some(found.clone());
+        }
+        *until = now + REFRESHING;
+        None
+    }
+
     async fn resolve_many(
         &self,
         resolver: &dyn Resolver,
         request: &ResolveRequest,
     ) -> Result<String, InvokeError> {
-        let cached = {
-            let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            cache
-                .get(request)
-                .filter(|(at, _)| at.elapsed() < CACHE_TTL)
-                .map(|(_, found)| found.clone())
-        };
-        let found = match cached {
+        let found = match self.cached(request) {
             Some(found) => found,
             None => {
                 let found: Arc<[String]> = resolver
@@ -93,11 +101,14 @@ impl Addresses {
                     .map_err(|error| InvokeError::internal(error.0))?
                     .into();
                 let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
                 if cache.len() >= SWEEP_ABOVE {
-                    cache.retain(|_, (at, _)| at.elapsed() < CACHE_TTL);
+                    cache.retain(|_, (until, _)| *until > now);
                 }
-                if !found.is_empty() {
-                    cache.insert(request.clone(), (Instant::now(), found.clone()));
+                if found.is_empty() {
+                    cache.remove(request);
+                } else {
+                    cache.insert(request.clone(), (now + CACHE_TTL, found.clone()));
                 }
                 found
             }
@@ -111,4 +122,65 @@ impl Addresses {
 
 fn not_found(request: &ResolveRequest) -> InvokeError {
     InvokeError::internal(format!("couldn't find service: {}", request.app_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use outrigger_components_api::ComponentError;
+
+    /// Names the pod that is there; each look-up takes a while and is counted.
+    #[derive(Default)]
+    struct Pods {
+        there: Mutex<Vec<String>>,
+        asked: Mutex<u32>,
+    }
+
+    #[async_trait]
+    impl Resolver for Pods {
+        async fn resolve(&self, _: &ResolveRequest) -> Result<Vec<String>, ComponentError> {
+            *self.asked.lock().unwrap() += 1;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(self.there.lock().unwrap().clone())
+        }
+
+        fn returns_many(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_ends_is_called_for_five_seconds_at_most_and_one_caller_looks_up_for_all() {
+        let pods = Arc::new(Pods::default());
+        *pods.there.lock().unwrap() = vec!["old".into()];
+        let addresses = Addresses::new(Some(pods.clone()));
+        let request = ResolveRequest {
+            app_id: "back".into(),
+            namespace: "shop".into(),
+            port: 50002,
+        };
+        assert_eq!(addresses.resolve(&request).await.unwrap(), "old");
+        *pods.there.lock().unwrap() = vec!["new".into()];
+        tokio::time::advance(Duration::from_millis(4900)).await;
+        assert_eq!(addresses.resolve(&request).await.unwrap(), "old");
+        assert_eq!(*pods.asked.lock().unwrap(), 1);
+
+        tokio::time::advance(Duration::from_millis(200)).await;
+        let (one, other) = tokio::join!(addresses.resolve(&request), addresses.resolve(&request));
+        assert_eq!((one.unwrap().as_str(), other.unwrap().as_str()), ("new", "old"));
+        assert_eq!(*pods.asked.lock().unwrap(), 2);
+        assert_eq!(addresses.resolve(&request).await.unwrap(), "new");
+
+        // Forgotten after a failed connection: asked at once.
+        addresses.forget(&request);
+        addresses.resolve(&request).await.unwrap();
+        assert_eq!(*pods.asked.lock().unwrap(), 3);
+        // Nobody there any more is not remembered as somebody.
+        pods.there.lock().unwrap().clear();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert!(addresses.resolve(&request).await.is_err());
+        *pods.there.lock().unwrap() = vec!["back".into()];
+        assert_eq!(addresses.resolve(&request).await.unwrap(), "back");
+    }
 }
