@@ -1,6 +1,6 @@
 # Images of one program each: docker build --build-arg PROGRAM=daprd --build-arg PACKAGE=outrigger-sidecar -t REGISTRY/daprd:TAG .
 # Programs and packages: daprd outrigger-sidecar, sentry outrigger-sentry, placement outrigger-placement,
-# scheduler outrigger-scheduler, injector outrigger-injector. `cargo xtask images` makes all of them without an engine.
+# scheduler outrigger-scheduler, injector outrigger-injector, operator outrigger-operator. `cargo xtask images` makes all of them without an engine.
 FROM rust:1.95-bookworm AS build
 ARG PACKAGE=outrigger-sidecar
 WORKDIR /src

@@ -1,7 +1,7 @@
 //! The chart on a real node: installed by `helm install` into a namespace of the restricted level, used, disturbed, taken away.
 //!
 //! One cluster for all scenarios, one after the other, each in a namespace of its own. A scenario that fails does not stop
-//! the others; the end names them all. `SCENARIO=part-of-a-name` runs some only (and the installation).
+//! the others; the end names them all. `SCENARIO=part-of-a-name|of-another` runs some only (and the installation).
 //!
 //! `OUTRIGGER_NODES=n` gives the cluster several nodes. `OUTRIGGER_KUBECONFIG=FILE` takes a cluster from outside (the chart must
 //! not be installed there; no need for root), and `OUTRIGGER_LOAD_IMAGE="kind load image-archive"` says how images get there: that
@@ -89,6 +89,10 @@ const SCENARIOS: &[Scenario] = &[
         injection::wrong_annotations_are_told,
     ),
     (
+        "admissions take milliseconds",
+        control_plane::admissions_are_quick,
+    ),
+    (
         "a pod of an unknown creator has no sidecar, one without its account no pod",
         injection::creators_count,
     ),
@@ -134,7 +138,8 @@ async fn the_chart_works_on_a_real_node() {
     control_plane::install(&stage);
     let chosen = std::env::var("SCENARIO").unwrap_or_default();
     let mut failed = Vec::new();
-    for (name, run) in SCENARIOS.iter().filter(|(name, _)| name.contains(&chosen)) {
+    let is_chosen = |name: &str| chosen.split('|').any(|part| name.contains(part));
+    for (name, run) in SCENARIOS.iter().filter(|(name, _)| is_chosen(name)) {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut stage)));
         let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
@@ -144,14 +149,11 @@ async fn the_chart_works_on_a_real_node() {
         );
         if outcome.is_err() {
             failed.push(*name);
+            eprintln!("{}", stage.cluster.whole_situation());
+            stage.clear();
         }
     }
-    assert!(
-        failed.is_empty(),
-        "failed: {}\n{}",
-        failed.join("; "),
-        stage.cluster.situation()
-    );
+    assert!(failed.is_empty(), "failed: {}", failed.join("; "));
 }
 
 impl Stage {
@@ -236,6 +238,25 @@ impl Stage {
         let _ = self
             .cluster
             .kubectl(&["delete", "namespace", name, "--wait=false"], "");
+    }
+
+    /// Takes away what a scenario that failed has left.
+    fn clear(&self) {
+        let names = "jsonpath={range .items[*]}{.metadata.name} {end}";
+        let all = self.cluster.kubectl(&["get", "namespaces", "-o", names], "");
+        let all = all.unwrap_or_default();
+        let left = all
+            .split_whitespace()
+            .filter(|name| !name.starts_with("kube-") && !["default", SYSTEM].contains(name));
+        let words: Vec<&str> = ["delete", "namespace", "--wait=false"]
+            .into_iter()
+            .chain(left)
+            .collect();
+        let _ = self.cluster.kubectl(&words, "");
+        for deployment in WORKLOADS.iter().filter(|name| name.starts_with("deploy/")) {
+            let words = ["-n", SYSTEM, "scale", deployment, "--replicas=1"];
+            let _ = self.cluster.kubectl(&words, "");
+        }
     }
 
     /// Waits for a condition.

@@ -1,5 +1,5 @@
-//! `cargo xtask cluster up|down|status`: the Kubernetes node of the tests, to work on by hand. It is a process of its own
-//! that goes on; everything of it lies in `target/cluster`.
+//! `cargo xtask cluster up|down|status`: the Kubernetes cluster of the tests, to work on by hand. It is a process of its own
+//! that goes on; everything of it lies in `target/cluster`. Or a cluster from outside, which only gets the chart.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
@@ -22,16 +22,28 @@ pub(crate) struct ClusterArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// Build our programs, start a node with their images, and install the chart
-    Up {
-        /// Leave the installation of the chart to you
-        #[arg(long)]
-        bare: bool,
-    },
-    /// Stop it and remove all that it made
+    /// Build our programs, start a cluster with their images, and install the chart
+    Up(UpArgs),
+    /// Stop it and remove all that it made; from a cluster from outside only the chart
     Down,
     /// Say whether it runs, and what runs on it
     Status,
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// Leave the installation of the chart to you
+    #[arg(long)]
+    bare: bool,
+    /// How many nodes it has
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=50), value_name = "N")]
+    nodes: u8,
+    /// Start none: install the chart into the cluster of this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bare", "nodes"])]
+    kubeconfig: Option<PathBuf>,
+    /// With --kubeconfig: what brings an image archive there, e.g. "kind load image-archive"; it is run with each one's path
+    #[arg(long, requires = "kubeconfig", value_name = "COMMAND")]
+    load: Option<String>,
 }
 
 /// How long bringing it up and taking it down may take.
@@ -40,8 +52,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     let root = root()?;
     let place = Place::new(&root);
-    match args.what {
-        What::Up { bare } => up(&root, &place, bare),
+    match &args.what {
+        What::Up(args) => match &args.kubeconfig {
+            Some(file) => use_from_outside(&root, &place, file, args.load.as_deref()),
+            None => up(&root, &place, args),
+        },
         What::Down => down(&place),
         What::Status => status(&place),
     }
@@ -78,6 +93,11 @@ impl Place {
         fs::read_to_string(self.folder.join("ready")).ok()
     }
 
+    /// The kubeconfig of the cluster from outside that we installed the chart into.
+    fn outside(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join("outside")).ok()
+    }
+
     fn tool(&self, name: &str, kubeconfig: &str) -> Command {
         let mut command = Command::new(self.bin.join(name));
         command.env("KUBECONFIG", kubeconfig);
@@ -85,15 +105,53 @@ impl Place {
     }
 }
 
-fn up(root: &Path, place: &Place, bare: bool) -> Result<()> {
+fn refuse_a_second(place: &Place) -> Result<()> {
     if let Some(id) = place.process() {
         bail!("it runs already, as process {id}: see `cargo xtask cluster status`");
     }
+    if let Some(file) = place.outside() {
+        bail!("the cluster of {file} has the chart already: see `cargo xtask cluster status`");
+    }
+    Ok(())
+}
+
+/// Images by the user's command, and the chart.
+fn use_from_outside(root: &Path, place: &Place, file: &Path, load: Option<&str>) -> Result<()> {
+    refuse_a_second(place)?;
+    let file = fs::canonicalize(file).with_context(|| format!("looking for {}", file.display()))?;
+    let file = file
+        .to_str()
+        .context("the path of the kubeconfig is not UTF-8")?
+        .to_owned();
+    if let Some(load) = load {
+        let mut words = load.split_whitespace();
+        let command = words.next().context("--load is empty")?;
+        let words: Vec<&str> = words.collect();
+        for archive in crate::images::quick(root)? {
+            let status = Command::new(command)
+                .args(&words)
+                .arg(&archive)
+                .status()
+                .with_context(|| format!("starting {command}"))?;
+            ensure!(
+                status.success(),
+                "{load} {} ended with {status}",
+                archive.display()
+            );
+        }
+    }
+    fs::create_dir_all(&place.folder)?;
+    fs::write(place.folder.join("outside"), &file)?;
+    install(root, place, &file)
+}
+
+fn up(root: &Path, place: &Place, args: &UpArgs) -> Result<()> {
+    refuse_a_second(place)?;
     let mut build = cargo(root);
-    build.args(["build", "--locked", "-p", "outrigger-e2e", "--bin", "cluster"]);
-    for (program, package) in PROGRAMS {
-        // `--bin` chooses among the bins of all packages that are named.
-        build.args(["-p", package, "--bin", program]);
+    // As CI builds: with other packages chosen crates have other features, and everything is built anew.
+    build.args(["build", "--locked", "--workspace", "--bin", "cluster"]);
+    for (program, _) in PROGRAMS {
+        build.args(["--bin", program]);
     }
     ensure!(build.status()?.success(), "the programs could not be built");
     let _ = fs::remove_dir_all(&place.folder);
@@ -101,6 +159,7 @@ fn up(root: &Path, place: &Place, bare: bool) -> Result<()> {
     let log = File::create(place.folder.join("log"))?;
     let mut child = Command::new(root.join("target/debug/cluster"))
         .arg(&place.folder)
+        .arg(args.nodes.to_string())
         .current_dir(root)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -122,7 +181,7 @@ fn up(root: &Path, place: &Place, bare: bool) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(200));
     };
-    if !bare {
+    if !args.bare {
         install(root, place, &kubeconfig)?;
     }
     println!(
@@ -157,6 +216,15 @@ fn install(root: &Path, place: &Place, kubeconfig: &str) -> Result<()> {
 }
 
 fn down(place: &Place) -> Result<()> {
+    if let Some(file) = place.outside() {
+        let status = place
+            .tool("helm", &file)
+            .args(["uninstall", "dapr", "--namespace", "dapr-system", "--wait"])
+            .status()?;
+        ensure!(status.success(), "helm ended with {status}");
+        return fs::remove_dir_all(&place.folder)
+            .with_context(|| format!("removing {}", place.folder.display()));
+    }
     let Some(id) = place.process() else {
         println!("there is none");
         return Ok(());
@@ -172,11 +240,20 @@ fn down(place: &Place) -> Result<()> {
 }
 
 fn status(place: &Place) -> Result<()> {
-    let (Some(id), Some(kubeconfig)) = (place.process(), place.kubeconfig()) else {
-        println!("there is none; `cargo xtask cluster up` starts one");
-        return Ok(());
+    let kubeconfig = match (place.outside(), place.process(), place.kubeconfig()) {
+        (Some(file), ..) => {
+            println!("a cluster from outside, KUBECONFIG={file}");
+            file
+        }
+        (None, Some(id), Some(file)) => {
+            println!("process {id}, KUBECONFIG={file}");
+            file
+        }
+        _ => {
+            println!("there is none; `cargo xtask cluster up` starts one");
+            return Ok(());
+        }
     };
-    println!("process {id}, KUBECONFIG={kubeconfig}");
     let status = place
         .tool("kubectl", &kubeconfig)
         .args(["get", "nodes,pods", "--all-namespaces"])

@@ -53,12 +53,31 @@ pub(crate) fn run(args: &ImagesArgs) -> Result<()> {
         None => build(&root, &args.profile)?,
     };
     let out = root.join(&args.out);
-    fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
-    for (name, _) in PROGRAMS {
-        write(args, &bins, &out, name, &[name])?;
-    }
+    each(args, &bins, &out)?;
     let all: Vec<&str> = PROGRAMS.iter().map(|(name, _)| *name).collect();
-    write(args, &bins, &out, "dapr", &all)
+    write(args, &bins, &out, "dapr", &all).map(drop)
+}
+
+/// Archives of all programs, built quickly, for a cluster to try them on.
+pub(crate) fn quick(root: &Path) -> Result<Vec<PathBuf>> {
+    let out = root.join("target/images");
+    let args = ImagesArgs {
+        out: out.clone(),
+        profile: "quick-release".to_owned(),
+        bins: None,
+        registry: "localhost/outrigger".to_owned(),
+        tag: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    each(&args, &build(root, &args.profile)?, &out)
+}
+
+/// An archive of each program.
+fn each(args: &ImagesArgs, bins: &Path, out: &Path) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    PROGRAMS
+        .iter()
+        .map(|(name, _)| write(args, bins, out, name, &[name]))
+        .collect()
 }
 
 fn build(root: &Path, profile: &str) -> Result<PathBuf> {
@@ -73,7 +92,7 @@ fn build(root: &Path, profile: &str) -> Result<PathBuf> {
     Ok(target.join(if profile == "dev" { "debug" } else { profile }))
 }
 
-fn write(args: &ImagesArgs, bins: &Path, out: &Path, name: &str, programs: &[&str]) -> Result<()> {
+fn write(args: &ImagesArgs, bins: &Path, out: &Path, name: &str, programs: &[&str]) -> Result<PathBuf> {
     let paths: Vec<(String, PathBuf)> = programs
         .iter()
         .map(|program| (format!("/{program}"), bins.join(program)))
@@ -109,7 +128,7 @@ fn write(args: &ImagesArgs, bins: &Path, out: &Path, name: &str, programs: &[&st
         archive.digest,
         path.display()
     );
-    Ok(())
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn load(seconds: &str, url: &str) -> std::io::Result<()> {
             Ok((status, text)) => bad.push(format!("{status} {text}")),
             Err(error) => bad.push(error.to_string()),
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(2));
     }
     println!("{good} good, {} bad", bad.len());
     for line in bad.iter().take(5) {
@@ -147,8 +147,7 @@ fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::
         if input.read_line(&mut first)? == 0 {
             return Ok(());
         }
-        let mut length = 0;
-        let mut chunked = false;
+        let (mut length, mut chunked, mut is_last) = (0, false, false);
         loop {
             let mut line = String::new();
             if input.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -158,6 +157,7 @@ fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap_or(0);
             }
+            is_last |= line.starts_with("connection:") && line.contains("close");
             chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
         }
         let body = if chunked {
@@ -184,6 +184,9 @@ fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
         )?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 

@@ -141,6 +141,16 @@ impl Kube {
     /// Pods, recent events, and the ends of the logs of pods that are not well: for messages.
     #[must_use]
     pub fn situation(&self) -> String {
+        self.told(|is_well| !is_well)
+    }
+
+    /// As [`Kube::situation`], with the ends of all pods' logs.
+    #[must_use]
+    pub fn whole_situation(&self) -> String {
+        self.told(|_| true)
+    }
+
+    fn told(&self, wants_logs: impl Fn(bool) -> bool) -> String {
         let ask = |args: &[&str]| self.kubectl(args, "").unwrap_or_else(|error| error);
         let mut text = format!(
             "--- pods\n{}--- events\n{}",
@@ -151,8 +161,7 @@ impl Kube {
                        {.status.conditions[?(@.type=='Ready')].status}{'\\n'}{end}";
         for line in ask(&["get", "pods", "-A", "-o", columns]).lines() {
             if let [namespace, name, phase, ready] = line.split(' ').collect::<Vec<_>>()[..]
-                && phase != "Succeeded"
-                && ready != "True"
+                && wants_logs(phase == "Succeeded" || ready == "True")
             {
                 let words = [
                     "-n",

@@ -133,7 +133,7 @@ impl Network {
         first.run(&[
             &format!("ip addr add {here}/30 dev {link}"),
             &format!("ip link set {link} up"),
-            &format!("ip route add {} via {there}", place.pods()),
+            &format!("ip route add {} via {there} src {NODE_IP}", place.pods()),
         ]);
         network.run(&[
             &format!("ip addr add {there}/30 dev uplink"),

@@ -102,6 +102,8 @@ state = "{work}/containerd-state"
   sandbox_image = "outrigger.test/pause:1"
   # Test machines may lack CAP_SYS_RESOURCE, without which runc cannot lower a score.
   restrict_oom_score_adj = true
+  # With everything else, so that nothing of a pod is left.
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{work}/cni"

@@ -69,6 +69,42 @@ pub(super) fn admissions(stage: &Stage, over: &std::sync::atomic::AtomicBool) ->
     (admitted, failures)
 }
 
+/// Prints how long the API server takes for a pod with a sidecar and for one without, as its client sees it.
+pub(super) fn admissions_are_quick(stage: &mut Stage) {
+    const PODS: usize = 300;
+    let median = |annotations: &str| {
+        let pod = |n: usize| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: quick-{n}, annotations: {{{annotations}}}}}, spec: {{containers: [{}]}}}}",
+                container("quick")
+            )
+        };
+        let pods: Vec<String> = (0..PODS).map(pod).collect();
+        let words = ["-v=6", "create", "--dry-run=server", "-o", "name", "-f", "-"];
+        let input = format!("---\n{}", pods.join("\n---\n"));
+        let (_, told) = stage.cluster.kubectl_told(&words, &input).unwrap();
+        let mut times: Vec<u32> = told
+            .lines()
+            .filter(|line| line.contains("POST") && line.contains("/pods"))
+            .filter_map(|line| {
+                let (_, rest) = line.split_once("milliseconds=")?;
+                rest.split_whitespace().next()?.trim_matches('"').parse().ok()
+            })
+            .collect();
+        assert_eq!(
+            times.len(),
+            PODS,
+            "{}",
+            told.lines().take(5).collect::<Vec<_>>().join("\n")
+        );
+        times.sort_unstable();
+        (times[PODS / 2], times[PODS * 99 / 100])
+    };
+    let (plain, plain_slow) = median("");
+    let (injected, slow) = median("dapr.io/enabled: 'true', dapr.io/app-id: quick");
+    eprintln!("a pod without a sidecar {plain} ms (p99 {plain_slow}), with one {injected} ms (p99 {slow})");
+}
+
 pub(super) fn helm_test_passes(stage: &mut Stage) {
     let told = stage
         .cluster

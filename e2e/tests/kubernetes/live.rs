@@ -196,7 +196,10 @@ pub(super) fn very_many_at_once(stage: &mut Stage) {
             after as f64 / 1000.0
         );
         assert!(after < before + 40_000, "{before} kB before, {after} kB after");
-        // They go at the end of all: that takes the cluster a while.
+        // Our own cluster is taken away as a whole, which is quicker.
+        if stage.node.is_some() {
+            return;
+        }
         for part in names.chunks(50) {
             let words: Vec<&str> = ["delete", "--wait=false", "namespace"]
                 .into_iter()

@@ -103,7 +103,7 @@ pub(super) fn callers_are_known_by_their_certificates(stage: &mut Stage) {
         let ip = stage.get(ns, "pods", "{.items[?(@.metadata.labels.app=='back')].status.podIP}");
         let plain = exec(stage, ns, "front", &["ask", "GET", &format!("http://{ip}:50002/hello"), ""]);
         assert!(!plain.starts_with("200") && !plain.contains("back GET"), "{plain}");
-        let seen = ask(stage, ns, "back", "GET", "v1.0/invoke/back/method/seen", "");
+        let seen = exec(stage, ns, "back", &["ask", "GET", "http://127.0.0.1:8080/seen"]);
         assert_eq!(seen.matches("GET /hello").count(), 1, "one call came through: {seen}");
     });
 }
