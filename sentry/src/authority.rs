@@ -259,3 +259,69 @@ impl CertificateSource for OwnSource {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_identity::KeyAlgorithm;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::bundle::NewAuthority;
+
+    const TTL: Duration = Duration::from_hours(24);
+
+    /// An authority that was made at a time, and what it says to a request of now.
+    fn asked(made: SystemTime) -> Result<Signed, SignError> {
+        let domain: TrustDomain = "cluster.local".parse().unwrap();
+        let new = NewAuthority {
+            trust_domain: domain.to_string(),
+            namespace: "dapr-system".to_owned(),
+            skew: Duration::from_mins(15),
+            ttl: TTL,
+        };
+        let bundle = Bundle::read(&new.generate(made, None).unwrap(), made).unwrap();
+        let settings = Settings {
+            trust_domain: domain.clone(),
+            namespace: "dapr-system".to_owned(),
+            ttl: TTL,
+            skew: Duration::from_mins(15),
+            cluster_domain: "cluster.local".to_owned(),
+        };
+        let issuing = Issuing { bundle, jwt: None };
+        let authority = Authority::new(issuing, settings, SentryMetrics::new(&Registry::new()));
+        let request = csr::build(&KeyAlgorithm::EcdsaP256.generate().unwrap()).unwrap();
+        let workload = Workload {
+            trust_domain: &domain,
+            namespace: "shop",
+            id: "web",
+            images: None,
+            audiences: &[],
+        };
+        authority.sign(request.as_bytes(), &workload)
+    }
+
+    #[test]
+    fn an_authority_that_has_expired_while_sentry_ran_signs_nothing() {
+        let now = SystemTime::now();
+        let refusal = asked(now - TTL - Duration::from_secs(1)).unwrap_err();
+        let SignError::Sign(cause) = refusal else {
+            panic!("{refusal:?}");
+        };
+        assert_eq!(
+            cause,
+            "the certificate authority has expired; replace it, or correct the clock of this machine"
+        );
+    }
+
+    #[test]
+    fn a_certificate_ends_with_its_authority() {
+        let now = SystemTime::now();
+        let left = Duration::from_hours(1);
+        let end = asked(now - TTL + left).unwrap().not_after.unwrap();
+        let difference = end.duration_since(now).unwrap();
+        assert!(
+            difference <= left && difference > left - Duration::from_mins(1),
+            "{difference:?}"
+        );
+    }
+}
