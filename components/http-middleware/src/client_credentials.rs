@@ -3,72 +3,33 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Request, Response};
 use outrigger_client_tls::TlsSettings;
 use outrigger_components_api::metadata::Decoder;
 use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, full};
 use outrigger_components_api::{InitContext, InitError};
-use outrigger_http_client::{HttpClient, Limits};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use regex::Regex;
+use outrigger_http_client::HttpClient;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-const FORM: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+use crate::paths::PathFilter;
+use crate::token::{Style, Token, TokenServer, escape};
+
 /// A token is fetched anew this long before its end.
 const MARGIN: Duration = Duration::from_secs(10);
 /// The life of a token whose server does not say how long it lives.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(3600);
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A source of tokens for requests.
 #[derive(Debug)]
 pub struct ClientCredentials {
-    client: HttpClient,
-    settings: Settings,
-    path_filter: Option<Regex>,
-    token: Mutex<Option<(HeaderValue, Instant)>>,
-}
-
-/// How the sidecar says who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Style {
-    /// The header first; if that is refused, the body.
-    Auto,
-    Body,
-    Header,
-}
-
-struct Settings {
-    id: String,
-    secret: String,
-    scopes: String,
-    token_url: String,
+    server: TokenServer,
+    /// What is asked for.
+    form: String,
     header: HeaderName,
-    more: String,
-    style: Style,
-}
-
-impl std::fmt::Debug for Settings {
-    /// Without the secret.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings")
-            .field("id", &self.id)
-            .field("token_url", &self.token_url)
-            .finish_non_exhaustive()
-    }
-}
-
-fn escape(text: &str) -> String {
-    utf8_percent_encode(text, FORM).to_string().replace("%20", "+")
+    path_filter: PathFilter,
+    token: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
 impl ClientCredentials {
@@ -107,26 +68,29 @@ impl ClientCredentials {
                 ));
             }
         };
-        let path_filter = (!filter.is_empty())
-            .then(|| Regex::new(&filter))
-            .transpose()
-            .map_err(|error| InitError(format!("error compiling path filter regex: {error}")))?;
         let header = HeaderName::from_bytes(header.as_bytes())
             .map_err(|_| InitError(format!("headerName {header:?} is no header name")))?;
         let client =
             HttpClient::new(&TlsSettings::default()).map_err(|error| InitError(error.to_string()))?;
+        let mut form = format!(
+            "grant_type=client_credentials&scope={}",
+            escape(&scopes.replace(',', " "))
+        );
+        if !more.is_empty() {
+            form.push('&');
+            form.push_str(&more);
+        }
         Ok(Self {
-            client,
-            settings: Settings {
+            server: TokenServer {
+                client,
+                url: token_url,
                 id,
                 secret,
-                scopes: scopes.replace(',', " "),
-                token_url,
-                header,
-                more,
                 style,
             },
-            path_filter,
+            form,
+            header,
+            path_filter: PathFilter::new(&filter)?,
             token: Mutex::default(),
         })
     }
@@ -139,95 +103,22 @@ impl ClientCredentials {
         {
             return Ok(value.clone());
         }
-        let answer = match self.settings.style {
-            Style::Body => self.fetch(Style::Body).await?,
-            Style::Header => self.fetch(Style::Header).await?,
-            Style::Auto => match self.fetch(Style::Header).await {
-                Ok(answer) => answer,
-                Err(_) => self.fetch(Style::Body).await?,
-            },
-        };
-        let (value, life) = answer;
+        let Token { value, life } = self.server.grant(&self.form).await?;
+        let life = life.unwrap_or(UNKNOWN_LIFE).saturating_sub(MARGIN);
         *kept = Some((value.clone(), Instant::now() + life));
         Ok(value)
-    }
-
-    async fn fetch(&self, style: Style) -> Result<(HeaderValue, Duration), String> {
-        let own = &self.settings;
-        let mut form = format!("grant_type=client_credentials&scope={}", escape(&own.scopes));
-        if style == Style::Body {
-            form.push_str(&format!(
-                "&client_id={}&client_secret={}",
-                escape(&own.id),
-                escape(&own.secret)
-            ));
-        }
-        if !own.more.is_empty() {
-            form.push('&');
-            form.push_str(&own.more);
-        }
-        let mut request = Request::post(&own.token_url)
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::from(form))
-            .map_err(|error| error.to_string())?;
-        if style == Style::Header {
-            let pair = format!("{}:{}", escape(&own.id), escape(&own.secret));
-            let value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)))
-                .map_err(|error| error.to_string())?;
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
-        let limits = Limits {
-            timeout: Some(TIMEOUT),
-            follow: false,
-            ..Limits::default()
-        };
-        let answer = self
-            .client
-            .call(request, limits)
-            .await
-            .map_err(|error| error.to_string())?;
-        if !answer.status().is_success() {
-            return Err(format!(
-                "the token server answered with status {}",
-                answer.status()
-            ));
-        }
-        let value = outrigger_gojson::parse(answer.body()).map_err(|error| error.to_string())?;
-        let token = value
-            .get_str("access_token")
-            .filter(|token| !token.is_empty())
-            .ok_or("the token server's answer has no access_token")?;
-        let kind = match value.get_str("token_type") {
-            None | Some("") => "Bearer",
-            Some(kind) if kind.eq_ignore_ascii_case("bearer") => "Bearer",
-            Some(kind) => kind,
-        };
-        let life = value
-            .get("expires_in")
-            .and_then(|life| life.as_f64().or_else(|| life.as_str()?.parse().ok()))
-            .filter(|life| *life > 0.0 && life.is_finite())
-            .map_or(UNKNOWN_LIFE, |life| Duration::from_secs_f64(life.min(1e9)));
-        let mut header =
-            HeaderValue::try_from(format!("{kind} {token}")).map_err(|error| error.to_string())?;
-        header.set_sensitive(true);
-        Ok((header, life.saturating_sub(MARGIN)))
     }
 }
 
 #[async_trait]
 impl HttpMiddleware for ClientCredentials {
     async fn handle(&self, mut request: Request<Body>, next: Next<'_>) -> Response<Body> {
-        let path = request.uri().path();
-        if self
-            .path_filter
-            .as_ref()
-            .is_some_and(|filter| !filter.is_match(path))
-        {
+        if !self.path_filter.takes(request.uri().path()) {
             return next(request).await;
         }
         match self.token().await {
             Ok(token) => {
-                request.headers_mut().insert(self.settings.header.clone(), token);
+                request.headers_mut().insert(self.header.clone(), token);
                 next(request).await
             }
             // Dapr ends the request with an empty 200 here, and so do we: the request is not passed on.
@@ -243,6 +134,9 @@ impl HttpMiddleware for ClientCredentials {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
 
     use super::*;
     use outrigger_components_api::testing::init_context;

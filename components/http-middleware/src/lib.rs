@@ -3,10 +3,12 @@
 mod bearer;
 mod client_credentials;
 mod oauth2;
+mod paths;
 mod ratelimit;
 mod routeralias;
 mod routerchecker;
 mod sentinel;
+mod token;
 mod uppercase;
 
 use std::sync::Arc;

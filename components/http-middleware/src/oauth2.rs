@@ -4,7 +4,6 @@
 //! not readable for scripts, and `Secure` where the way to the sidecar is told to be encrypted (`forceHTTPS`).
 
 mod sessions;
-mod token;
 
 use async_trait::async_trait;
 use http::header::{COOKIE, LOCATION, SET_COOKIE};
@@ -15,10 +14,10 @@ use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, full, ref
 use outrigger_components_api::{InitContext, InitError};
 use outrigger_http_client::HttpClient;
 use percent_encoding::percent_decode_str;
-use regex::Regex;
 
+use crate::paths::PathFilter;
+use crate::token::{Style, Token, TokenServer, escape};
 use sessions::{Begun, Sessions};
-use token::Exchange;
 
 /// The name that Dapr's sessions have.
 const COOKIE_NAME: &str = "gosessionid";
@@ -26,11 +25,13 @@ const COOKIE_NAME: &str = "gosessionid";
 /// A login before everything else.
 #[derive(Debug)]
 pub struct OAuth2 {
-    exchange: Exchange,
+    server: TokenServer,
     auth_url: String,
+    redirect_url: String,
+    scopes: String,
     header: HeaderName,
     force_https: bool,
-    path_filter: Option<Regex>,
+    path_filter: PathFilter,
     sessions: Sessions,
 }
 
@@ -44,20 +45,20 @@ impl OAuth2 {
         let text = |name| decoder.text(&[name]).unwrap_or_default().to_owned();
         let (auth_url, header, filter) = (text("authURL"), text("authHeaderName"), text("pathFilter"));
         let force_https = is_truthy(&text("forceHTTPS"));
-        let exchange = Exchange {
+        let (redirect_url, scopes) = (text("redirectURL"), text("scopes").replace(',', " "));
+        let server = TokenServer {
             client: HttpClient::new(&TlsSettings::default()).map_err(|error| InitError(error.to_string()))?,
+            url: text("tokenURL"),
             id: text("clientID"),
             secret: text("clientSecret"),
-            scopes: text("scopes").replace(',', " "),
-            token_url: text("tokenURL"),
-            redirect_url: text("redirectURL"),
+            style: Style::Auto,
         };
         decoder.finish()?;
         // Dapr takes a component without them and fails at the first request.
         for (name, value) in [
-            ("clientID", &exchange.id),
+            ("clientID", &server.id),
             ("authURL", &auth_url),
-            ("tokenURL", &exchange.token_url),
+            ("tokenURL", &server.url),
             ("authHeaderName", &header),
         ] {
             if value.is_empty() {
@@ -66,7 +67,7 @@ impl OAuth2 {
                 )));
             }
         }
-        for (name, url) in [("authURL", &auth_url), ("tokenURL", &exchange.token_url)] {
+        for (name, url) in [("authURL", &auth_url), ("tokenURL", &server.url)] {
             let absolute = url
                 .parse::<Uri>()
                 .is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some());
@@ -77,36 +78,34 @@ impl OAuth2 {
             }
         }
         Ok(Self {
-            exchange,
+            server,
             auth_url,
+            redirect_url,
+            scopes,
             header: HeaderName::from_bytes(header.as_bytes())
                 .map_err(|_| InitError(format!("authHeaderName {header:?} is no header name")))?,
             force_https,
-            path_filter: (!filter.is_empty())
-                .then(|| Regex::new(&filter))
-                .transpose()
-                .map_err(|error| InitError(format!("error compiling path filter regex: {error}")))?,
+            path_filter: PathFilter::new(&filter)?,
             sessions: Sessions::default(),
         })
     }
 
     /// Where the browser logs in.
     fn login_url(&self, state: &str) -> String {
-        let own = &self.exchange;
         let glue = if self.auth_url.contains('?') { '&' } else { '?' };
         let mut url = format!(
             "{}{glue}access_type=offline&client_id={}",
             self.auth_url,
-            token::escape(&own.id)
+            escape(&self.server.id)
         );
-        if !own.redirect_url.is_empty() {
-            url.push_str(&format!("&redirect_uri={}", token::escape(&own.redirect_url)));
+        if !self.redirect_url.is_empty() {
+            url.push_str(&format!("&redirect_uri={}", escape(&self.redirect_url)));
         }
         url.push_str("&response_type=code");
-        if !own.scopes.is_empty() {
-            url.push_str(&format!("&scope={}", token::escape(&own.scopes)));
+        if !self.scopes.is_empty() {
+            url.push_str(&format!("&scope={}", escape(&self.scopes)));
         }
-        format!("{url}&state={}", token::escape(state))
+        format!("{url}&state={}", escape(state))
     }
 
     /// Begins a login; the session's cookie goes with the answer.
@@ -144,8 +143,12 @@ impl OAuth2 {
         let Some(code) = code.filter(|code| !code.is_empty()) else {
             return refuse(StatusCode::BAD_REQUEST, "code not found");
         };
-        match self.exchange.run(&code).await {
-            Ok((value, life)) => {
+        let mut form = format!("code={}&grant_type=authorization_code", escape(&code));
+        if !self.redirect_url.is_empty() {
+            form.push_str(&format!("&redirect_uri={}", escape(&self.redirect_url)));
+        }
+        match self.server.grant(&form).await {
+            Ok(Token { value, life }) => {
                 self.sessions.end(session.unwrap_or_default(), value, life);
                 redirect(&target)
             }
@@ -198,12 +201,7 @@ fn parameter(request: &Request<Body>, wanted: &str) -> Option<String> {
 #[async_trait]
 impl HttpMiddleware for OAuth2 {
     async fn handle(&self, mut request: Request<Body>, next: Next<'_>) -> Response<Body> {
-        let path = request.uri().path();
-        if self
-            .path_filter
-            .as_ref()
-            .is_some_and(|filter| !filter.is_match(path))
-        {
+        if !self.path_filter.takes(request.uri().path()) {
             return next(request).await;
         }
         let session = cookie(&request);
