@@ -11,7 +11,6 @@ use outrigger_components_api::registry::Registry;
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_process::Environment;
 use outrigger_resources::HttpEndpoint;
-use outrigger_resources::common::SecretKeyRef;
 use outrigger_resources::component::{Category, Component as Resource, denied_component};
 use outrigger_resources::resolve::{
     EnvLookup, Resolver, Secret, SecretLookup, has_secrets, secret_store_name,
@@ -280,14 +279,7 @@ impl Loader {
     /// Secret and environment references, then placeholders. `None` = parked until its secret store appears.
     async fn resolve(&self, resource: &Resource) -> Result<Option<Properties>, String> {
         let mut pairs = resource.spec.metadata.clone();
-        let mut store_name = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
-        if self.is_kubernetes && store_name == Some(BUILT_IN) {
-            // The operator has put the values in.
-            pairs
-                .iter_mut()
-                .for_each(|pair| pair.secret_key_ref = SecretKeyRef::default());
-            store_name = None;
-        }
+        let store_name = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
         let mut lookup = None;
         if has_secrets(&pairs)
             && let Some(store_name) = store_name
@@ -341,21 +333,6 @@ impl Loader {
     pub async fn resolve_http_endpoint(&self, resource: &HttpEndpoint) -> HttpEndpoint {
         let mut resolved = resource.clone();
         let store_name = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
-        if self.is_kubernetes && store_name == Some(BUILT_IN) {
-            // The operator has put the values in.
-            let spec = &mut resolved.spec;
-            spec.headers
-                .iter_mut()
-                .for_each(|pair| pair.secret_key_ref = SecretKeyRef::default());
-            let tls = spec.client_tls.as_mut();
-            for document in tls
-                .into_iter()
-                .flat_map(|tls| [&mut tls.root_ca, &mut tls.certificate, &mut tls.private_key])
-                .flatten()
-            {
-                document.secret_key_ref = SecretKeyRef::default();
-            }
-        }
         let lookup = store_name
             .and_then(|name| self.store.snapshot().secret_stores.get(name).cloned())
             .map(StoreLookup);

@@ -43,9 +43,9 @@ fn is_put_in(secret_store: &str) -> bool {
     secret_store_name(secret_store, true) == Some("kubernetes")
 }
 
-/// The value that a reference stands for: base64 of its bytes.
-fn settle(value: &mut Option<Value>, reference: &SecretKeyRef, of: &str) -> Result<(), String> {
-    if reference.is_unset() {
+/// Puts the value that a reference stands for, base64 of its bytes, in its place; nobody has to look it up any more.
+fn settle(value: &mut Option<Value>, reference: &mut SecretKeyRef, of: &str) -> Result<(), String> {
+    if std::mem::take(reference).is_unset() {
         return Ok(());
     }
     if let Some(Value::String(text)) = value {
@@ -59,7 +59,7 @@ fn settle(value: &mut Option<Value>, reference: &SecretKeyRef, of: &str) -> Resu
 
 fn settle_pairs(pairs: &mut [NameValuePair]) -> Result<(), String> {
     for pair in pairs {
-        settle(&mut pair.value, &pair.secret_key_ref, &pair.name)?;
+        settle(&mut pair.value, &mut pair.secret_key_ref, &pair.name)?;
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ pub(super) fn http_endpoint(json: &[u8]) -> Result<HttpEndpoint, String> {
                 .into_iter()
                 .flatten()
             {
-                settle(&mut document.value, &document.secret_key_ref, "clientTLS")
+                settle(&mut document.value, &mut document.secret_key_ref, "clientTLS")
                     .map_err(|error| format!("HTTPEndpoint {name:?}: {error}"))?;
             }
         }
@@ -135,6 +135,8 @@ mod tests {
             let read = component(of(auth).as_bytes()).unwrap();
             let values: Vec<String> = read.spec.metadata.iter().map(NameValuePair::value_text).collect();
             assert_eq!(values, [wanted, "czNjcmV0", ""], "{auth}");
+            let is_settled = read.spec.metadata[0].secret_key_ref.is_unset();
+            assert_eq!(is_settled, auth != "vault", "{auth}");
         }
         let wrong = of("").replacen("czNjcmV0", "?", 1);
         assert!(component(wrong.as_bytes()).unwrap_err().contains("base64"));
