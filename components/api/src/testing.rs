@@ -8,7 +8,9 @@ pub mod bindings;
 pub mod configuration;
 pub mod faults;
 pub mod lock;
+pub mod overhead;
 pub mod pubsub;
+pub mod secrets;
 pub mod state;
 
 use std::sync::Arc;

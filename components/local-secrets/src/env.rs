@@ -74,6 +74,7 @@ impl SecretStore for EnvSecrets {
 mod tests {
     use super::*;
     use outrigger_components_api::testing::init_context;
+    use outrigger_components_api::testing::secrets::{Missing, Traits, single, suite};
 
     async fn store(prefix: &str) -> EnvSecrets {
         let mut context = init_context("env", [("Prefix", prefix)]);
@@ -95,6 +96,23 @@ mod tests {
         let secret = store.get(name, &BTreeMap::new()).await.unwrap().unwrap();
         assert_eq!(secret.len(), 1);
         secret[name].clone()
+    }
+
+    #[tokio::test]
+    async fn the_conformance_suite_holds() {
+        let secrets = single(&["PLAIN", "with space", "ünï", "lower.case", "APP_API_TOKENS"]);
+        let mut context = init_context("env", []);
+        let variables = secrets
+            .iter()
+            .map(|(name, secret)| (name.clone(), secret[name].clone()));
+        let forbidden = [("DAPR_X".to_owned(), "no".to_owned())];
+        context.env = Arc::new(variables.chain(forbidden).collect());
+        let traits = Traits {
+            secrets,
+            several_values: false,
+            missing: Missing::Empty,
+        };
+        suite(Arc::new(EnvSecrets::new(&context).unwrap()), &traits).await;
     }
 
     #[tokio::test]

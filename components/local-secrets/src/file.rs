@@ -157,7 +157,9 @@ impl SecretStore for FileSecrets {
 mod tests {
     use super::*;
     use outrigger_components_api::testing::init_context;
+    use outrigger_components_api::testing::secrets::{Missing, Traits, single, suite};
     use serde_json::json;
+    use std::sync::Arc;
 
     /// The file of the recorded cases.
     const FILE: &str = r#"{"top": "v-top", "nested": {"in": "v-in", "deep": {"er": "v-deep"}}, "list": ["a", "b"],
@@ -178,6 +180,45 @@ mod tests {
 
     async fn all(store: &FileSecrets) -> Value {
         json!(store.bulk_get(&BTreeMap::new()).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_conformance_suite_holds_with_single_and_several_values() {
+        let names = [
+            "plain",
+            "with space",
+            "a/b",
+            "a.b",
+            "ünï",
+            "'quoted' \"twice\"",
+            "%41",
+        ];
+        let mut secrets = single(&names);
+        let file = |secrets: &BTreeMap<String, Secret>, nested: bool| {
+            let members = secrets.iter().map(|(name, secret)| {
+                let value = if nested && secret.len() > 1 {
+                    json!(secret)
+                } else {
+                    json!(secret[name])
+                };
+                (name.clone(), value)
+            });
+            Value::Object(members.collect()).to_string()
+        };
+        for several in [false, true] {
+            if several {
+                let both = ["user", "password"].map(|name| (name.to_owned(), format!("the {name}")));
+                secrets.insert("both".to_owned(), both.into());
+            }
+            let content = file(&secrets, several);
+            let store = open(&content, &[("multiValued", &several.to_string())]).await;
+            let traits = Traits {
+                secrets: secrets.clone(),
+                several_values: several,
+                missing: Missing::Error,
+            };
+            suite(Arc::new(store.unwrap()), &traits).await;
+        }
     }
 
     #[tokio::test]

@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
 use outrigger_client_tls::TlsSettings;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::secrets::{Secret, SecretStore};
-use outrigger_components_api::testing::init_context;
+use outrigger_components_api::testing::{init_context, secrets};
 use outrigger_components_vault::VaultSecrets;
 use outrigger_http_client::{HttpClient, Limits};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 
 struct Server {
     process: Child,
@@ -113,6 +116,43 @@ async fn secrets_are_read_with_all_their_fields_versions_and_odd_names() {
     assert_eq!(first, pairs(&[("user", "u"), ("password", "p")]));
     let odd = store.get("deep/er name?", &none()).await.unwrap().unwrap();
     assert_eq!(odd, pairs(&[("k", "v")]));
+}
+
+#[tokio::test]
+async fn the_conformance_suite_holds_for_maps_and_texts() {
+    let names = ["plain", "with space", "a/b", "a.b", "ünï", "quo\"ted", "per%cent"];
+    let mut secrets = secrets::single(&names);
+    let both = pairs(&[("user", "the user"), ("pass word", "the \"password\"")]);
+    secrets.insert("both".to_owned(), both);
+    let server = Server::start(&[]);
+    for (name, secret) in &secrets {
+        let name = utf8_percent_encode(name, NON_ALPHANUMERIC)
+            .to_string()
+            .replace("%2F", "/");
+        server
+            .put(&format!("dapr/{name}"), &json!(secret).to_string())
+            .await;
+    }
+    let maps = secrets::Traits {
+        secrets: secrets.clone(),
+        several_values: true,
+        missing: secrets::Missing::Error,
+    };
+    let store = open(&server.url(), &[("vaultToken", "root")]).await;
+    secrets::suite(Arc::new(store), &maps).await;
+    let as_text =
+        |(name, secret): (&String, &Secret)| (name.clone(), pairs(&[(name, &json!(secret).to_string())]));
+    let texts = secrets::Traits {
+        secrets: secrets.iter().map(as_text).collect(),
+        several_values: false,
+        ..maps
+    };
+    let store = open(
+        &server.url(),
+        &[("vaultToken", "root"), ("vaultValueType", "text")],
+    )
+    .await;
+    secrets::suite(Arc::new(store), &texts).await;
 }
 
 #[tokio::test]
