@@ -57,20 +57,16 @@ async fn survives(kind: Kind, rounds: usize) {
     let mut sidecar = Daprd::start_ready(&options, &dir.path().join("sidecar")).await;
     let load = Load::start(&sidecar, work);
     load.more("before the faults", 50).await;
+    let mut recovery = Duration::ZERO;
     for _ in 0..rounds {
         server.kill();
-        if kind == Kind::Kafka {
-            // Its client keeps events until the broker is back, as Dapr's does: nothing fails, everything waits.
-            tokio::time::sleep(PAUSE).await;
-        } else {
-            load.failures(3).await;
-        }
+        load.failures(3).await;
         server.start_again().await;
-        load.more("after the kill", 50).await;
+        recovery = recovery.max(load.again("after the kill").await);
         server.pause();
         tokio::time::sleep(PAUSE).await;
         server.resume();
-        load.more("after the pause", 50).await;
+        recovery = recovery.max(load.again("after the pause").await);
     }
     let outcome = load.stop().await;
     assert!(
@@ -94,16 +90,11 @@ async fn survives(kind: Kind, rounds: usize) {
         "{metric} tells of no failure, although {} calls failed",
         outcome.failed
     );
-    assert!(
-        outcome.failed > 0 || kind == Kind::Kafka,
-        "no call failed: the server was not away"
-    );
     eprintln!(
-        "{kind:?}: {} acknowledged, {} failed, at most {} MiB, longest gap {:?}",
+        "{kind:?}: {} acknowledged, {} failed, at most {} MiB, longest wait for a server that is back {recovery:?}",
         outcome.acknowledged.len(),
         outcome.failed,
         outcome.most_memory >> 20,
-        outcome.longest_gap
     );
 }
 

@@ -1,5 +1,5 @@
-//! Components over TLS to real servers that speak nothing else: Redis, PostgreSQL, RabbitMQ, Mosquitto. Whoever
-//! shows another certificate than the trusted one is not talked to.
+//! Components over TLS to real servers that speak nothing else: Redis, PostgreSQL, RabbitMQ, Mosquitto, Kafka.
+//! Whoever shows another certificate than the trusted one is not talked to.
 
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
@@ -21,8 +21,8 @@ fn trusting(server: &Server, kind: Kind, certificate: &str, dir: &Path) -> Strin
     let (_, of_type, mut pairs) = server.component();
     let path = dir.join("trusted.pem");
     std::fs::write(&path, certificate).unwrap();
-    // The text stands in a YAML string.
-    let inline = certificate.replace('\n', "\\n");
+    // The texts stand in YAML strings.
+    let inline = |text: &str| text.replace('\n', "\\n");
     for (_, value) in &mut pairs {
         *value = value
             .replace("amqp://guest:guest@127.0.0.1", "amqps://guest:guest@localhost")
@@ -42,15 +42,13 @@ fn trusting(server: &Server, kind: Kind, certificate: &str, dir: &Path) -> Strin
             pairs.push(("insecureSkipTLSVerify", "true".to_owned()));
         }
         Kind::Postgres => {}
-        Kind::RabbitMq | Kind::Mosquitto => pairs.push(("caCert", inline)),
+        Kind::RabbitMq | Kind::Mosquitto => pairs.push(("caCert", inline(certificate))),
         Kind::Kafka => {
-            pairs.push(("caCert", inline));
-            for (name, value) in &mut pairs {
-                if *name == "authType" {
-                    // TLS without a login.
-                    "certificate".clone_into(value);
-                }
-            }
+            pairs.retain(|(name, _)| *name != "authType");
+            pairs.push(("authType", "mtls".to_owned()));
+            pairs.push(("caCert", inline(certificate)));
+            pairs.push(("clientCert", inline(&server.certificate())));
+            pairs.push(("clientKey", inline(&server.key())));
         }
     }
     let pairs: Vec<(&str, &str)> = pairs
@@ -127,4 +125,9 @@ async fn rabbitmq_over_tls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mosquitto_over_tls() {
     speaks_tls(Kind::Mosquitto).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_over_tls() {
+    speaks_tls(Kind::Kafka).await;
 }

@@ -1,6 +1,7 @@
 //! `pubsub.kafka`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -77,6 +78,11 @@ impl Kafka {
             .idempotent(producing.acks == krafka::producer::Acks::All)
             .compression(producing.compression)
             .partitioner(HashPartitioner)
+            // What waits while a request is on its way goes with the next one; nothing waits for company.
+            .linger(Duration::ZERO)
+            // Without brokers an event fails within the time that a request to them may take.
+            .delivery_timeout(settings.request_timeout)
+            .max_block(settings.request_timeout)
             .metrics_push(false);
         if let Some(bytes) = producing.max_message_bytes {
             builder = builder.max_request_size(bytes);

@@ -33,7 +33,8 @@ const MAX_RUNNING: usize = 256;
 const MAX_LEFT: usize = 15;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Between two tries to connect. One client asks; its broker bears that.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Before a message that nobody could take is tried again.
 const UNDELIVERED_PAUSE: Duration = Duration::from_secs(1);
 

@@ -33,13 +33,10 @@ pub(crate) struct Outcome {
     pub(crate) most_memory: u64,
     pub(crate) health_answers: usize,
     pub(crate) health_failures: usize,
-    /// Between two acknowledgements.
-    pub(crate) longest_gap: Duration,
 }
 
 struct Tally {
     outcome: Outcome,
-    last: Instant,
     stopped: bool,
 }
 
@@ -62,11 +59,9 @@ impl Load {
             most_memory: 0,
             health_answers: 0,
             health_failures: 0,
-            longest_gap: Duration::ZERO,
         };
         let tally = Arc::new(Mutex::new(Tally {
             outcome,
-            last: Instant::now(),
             stopped: false,
         }));
         let mut tasks = JoinSet::new();
@@ -96,6 +91,15 @@ impl Load {
         let goal = with(&self.tally, |tally| tally.outcome.acknowledged.len()) + more;
         self.until(what, |outcome| outcome.acknowledged.len() >= goal)
             .await;
+    }
+
+    /// Waits for many further acknowledgements; how long the first took.
+    pub(crate) async fn again(&self, what: &str) -> Duration {
+        let back = Instant::now();
+        self.more(what, 1).await;
+        let waited = back.elapsed();
+        self.more(what, 50).await;
+        waited
     }
 
     /// Waits for that many further failures.
@@ -141,9 +145,6 @@ async fn run(tally: Shared, port: u16, work: Work, worker: usize) {
             .is_ok_and(|answer| answer.status == 204);
         with(&tally, |tally| {
             if ok {
-                let gap = tally.last.elapsed();
-                tally.outcome.longest_gap = tally.outcome.longest_gap.max(gap);
-                tally.last = Instant::now();
                 tally.outcome.acknowledged.insert(name);
             } else {
                 tally.outcome.failed += 1;

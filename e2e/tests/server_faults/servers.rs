@@ -72,6 +72,12 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// The key of that certificate, with which Kafka's clients prove who they are.
+    #[allow(dead_code, reason = "the tests of faults need no TLS")]
+    pub(crate) fn key(&self) -> String {
+        self.tls.as_ref().map(|tls| tls.key.clone()).unwrap_or_default()
+    }
+
     async fn start_with(kind: Kind, tls: Option<Authority>) -> Self {
         let mut server = Self {
             kind,
@@ -322,6 +328,7 @@ impl Server {
                     ("initialOffset", "oldest"),
                     ("sessionTimeout", "6s"),
                     ("heartbeatInterval", "500ms"),
+                    ("readTimeout", "4s"),
                 ]),
             ),
         }
@@ -382,7 +389,7 @@ fn kafka_settings(dir: &Path, port: u16, controller: u16, tls: bool) -> String {
     let plain = plain.replace("PLAINTEXT:PLAINTEXT", "SSL:SSL");
     let plain = plain.replace("listener.name=PLAINTEXT", "listener.name=SSL");
     format!(
-        "{plain}ssl.keystore.type=PEM\nssl.keystore.location={0}/both.pem\nssl.truststore.type=PEM\n\
+        "{plain}ssl.client.auth=required\nssl.keystore.type=PEM\nssl.keystore.location={0}/both.pem\nssl.truststore.type=PEM\n\
          ssl.truststore.location={0}/cert.pem\n",
         dir.display()
     )
