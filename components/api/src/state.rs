@@ -1,5 +1,7 @@
 //! State stores (contract `state`).
 
+pub mod query;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_gojson::{Numbers, Value};

@@ -1,6 +1,8 @@
 //! `state.redis`: a hash for each key, with fields `data`, `version` (the etag) and `first-write` (contract
-//! `state`, section 7).
+//! `state`, section 7), or a JSON document if the request says so and the server can.
 
+mod json;
+mod query;
 mod script;
 
 use std::time::Duration;
@@ -18,6 +20,8 @@ use redis::{Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind};
 
 use crate::link::Link;
 use crate::settings::{Purpose, Settings, Strict};
+use query::Indexes;
+use script::Form;
 
 /// How long a strongly consistent write waits for the replicas.
 const REPLICAS: Duration = Duration::from_secs(1);
@@ -30,10 +34,13 @@ pub struct RedisState {
     ttl: Option<i64>,
     /// Replicas connected when the store was opened.
     replicas: u32,
+    /// Whether the server has RedisJSON.
+    has_json: bool,
+    indexes: Indexes,
 }
 
 impl RedisState {
-    /// Connects. Settings: the shared ones and `ttlInSeconds`.
+    /// Connects. Settings: the shared ones, `ttlInSeconds` and `queryIndexes`.
     ///
     /// # Errors
     /// Names the wrong setting or the server that does not answer.
@@ -41,6 +48,7 @@ impl RedisState {
         let settings = Settings::decode(&context.properties, Purpose::State)?;
         let mut strict = Strict::new(&context.properties)?;
         let ttl = strict.integer("ttlInSeconds");
+        let indexes = Indexes::read(&strict.string("queryIndexes"))?;
         strict.finish()?;
         let link = Link::new(settings);
         let failed = |error: RedisError| {
@@ -58,18 +66,40 @@ impl RedisState {
             info.arg("replication");
             replication = link.run(&info).await.map_err(failed)?;
         }
+        let has_json = has_json(&link).await.map_err(failed)?;
+        indexes.create(&link).await?;
         Ok(Self {
-            link,
             ttl,
             replicas: crate::connected_replicas(&replication),
+            has_json,
+            indexes,
+            link,
         })
+    }
+
+    fn form(&self, metadata: &RequestMetadata) -> Form {
+        if self.has_json && json::is_asked_for(metadata) {
+            Form::Document
+        } else {
+            Form::Hash
+        }
+    }
+
+    async fn get_document(&self, key: &str) -> Result<GetResponse, StateError> {
+        let mut command = redis::cmd("JSON.GET");
+        command.arg(key);
+        let found: Option<String> = self.link.run(&command).await.map_err(|error| failed(&error))?;
+        found.map_or_else(
+            || Ok(GetResponse::default()),
+            |document| json::read(document.as_bytes()),
+        )
     }
 
     /// The script call of a write.
     fn set_command(
         &self,
+        form: Form,
         request: &SetRequest,
-        data: &[u8],
         records_first_write: bool,
         guard: Option<&Guard>,
     ) -> Result<Cmd, StateError> {
@@ -83,7 +113,19 @@ impl RedisState {
         };
         let ttl = ttl(&request.metadata)?.or(self.ttl);
         let first_write = records_first_write && request.options.is_first_write();
-        Ok(script::set(&request.key, etag, data, first_write, ttl, guard))
+        let data = match form {
+            Form::Hash => encode(&request.value)?,
+            Form::Document => json::document(&request.value)?.into(),
+        };
+        Ok(script::set(
+            form,
+            &request.key,
+            etag,
+            &data,
+            first_write,
+            ttl,
+            guard,
+        ))
     }
 
     /// Waits until the replicas have the write, if asked to and if there are any.
@@ -99,6 +141,17 @@ impl RedisState {
                 self.replicas
             ))
         })
+    }
+}
+
+/// Whether the server knows RedisJSON's commands: one without arguments is refused for their lack.
+async fn has_json(link: &Link) -> Result<bool, RedisError> {
+    match link.run::<redis::Value>(&redis::cmd("JSON.GET")).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            Ok(!error.to_string().contains("unknown command"))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -145,7 +198,13 @@ fn failed(error: &RedisError) -> StateError {
 #[async_trait]
 impl StateStore for RedisState {
     fn features(&self) -> &[StateFeature] {
-        &[StateFeature::Etag, StateFeature::Transactional, StateFeature::Ttl]
+        const FEATURES: [StateFeature; 4] = [
+            StateFeature::Etag,
+            StateFeature::Transactional,
+            StateFeature::Ttl,
+            StateFeature::QueryApi,
+        ];
+        &FEATURES[..if self.has_json { 4 } else { 3 }]
     }
 
     fn can_query(&self) -> bool {
@@ -153,6 +212,9 @@ impl StateStore for RedisState {
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetResponse, StateError> {
+        if self.form(&request.metadata) == Form::Document {
+            return self.get_document(&request.key).await;
+        }
         let mut command = redis::cmd("HMGET");
         command.arg(&request.key).arg("data").arg("version");
         let found = self.link.run::<(Option<Vec<u8>>, Option<String>)>(&command).await;
@@ -182,8 +244,7 @@ impl StateStore for RedisState {
 
     async fn set(&self, request: SetRequest) -> Result<(), StateError> {
         request.options.check()?;
-        let data = encode(&request.value)?;
-        let command = self.set_command(&request, &data, true, None)?;
+        let command = self.set_command(self.form(&request.metadata), &request, true, None)?;
         if let Err(error) = self.link.run::<i64>(&command).await {
             return Err(match &request.etag {
                 Some(_) if is_refusal(&error) => StateError::EtagMismatch(Some(error.to_string())),
@@ -195,7 +256,8 @@ impl StateStore for RedisState {
 
     async fn delete(&self, request: DeleteRequest) -> Result<(), StateError> {
         request.options.check()?;
-        let command = script::delete(&request.key, request.etag.as_deref(), None);
+        let form = self.form(&request.metadata);
+        let command = script::delete(form, &request.key, request.etag.as_deref(), None);
         match self.link.run::<i64>(&command).await {
             Ok(_) => Ok(()),
             Err(error) if is_refusal(&error) => Err(StateError::EtagMismatch(Some(error.to_string()))),
@@ -211,14 +273,19 @@ impl StateStore for RedisState {
         let mut pipeline = Pipeline::new();
         pipeline.atomic();
         let guard = request.guard.as_ref();
+        let whole = self.form(&request.metadata);
+        let form = |own: &RequestMetadata| match whole {
+            Form::Document => whole,
+            Form::Hash => self.form(own),
+        };
         for operation in &request.operations {
             pipeline.add_command(match operation {
                 // Go forgets to tell the script about first-write here, so it is not recorded.
                 TransactionOperation::Upsert(set) => {
-                    self.set_command(set, &encode(&set.value)?, false, guard)?
+                    self.set_command(form(&set.metadata), set, false, guard)?
                 }
                 TransactionOperation::Delete(delete) => {
-                    script::delete(&delete.key, delete.etag.as_deref(), guard)
+                    script::delete(form(&delete.metadata), &delete.key, delete.etag.as_deref(), guard)
                 }
             });
         }
@@ -240,10 +307,13 @@ impl StateStore for RedisState {
         !self.link.settings().cluster
     }
 
-    async fn query(&self, _request: QueryRequest) -> Result<QueryResponse, StateError> {
-        Err(StateError::other(
-            "redis-json server support is required for query capability",
-        ))
+    async fn query(&self, request: QueryRequest) -> Result<QueryResponse, StateError> {
+        if !self.has_json {
+            return Err(StateError::other(
+                "redis-json server support is required for query capability",
+            ));
+        }
+        self.indexes.query(&self.link, &request).await
     }
 
     async fn ping(&self) -> Result<(), StateError> {

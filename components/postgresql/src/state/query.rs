@@ -2,6 +2,7 @@
 //!
 //! Values are compared as text, as Dapr does; every one is a parameter. Expired rows are found as well.
 
+use outrigger_components_api::state::query::{self, Comparison, Filter, Order};
 use outrigger_components_api::state::{BulkGetItem, GetResponse, QueryRequest, QueryResponse, StateError};
 use outrigger_gojson::{Value, go_text};
 use tokio_postgres::types::{ToSql, Type};
@@ -22,109 +23,61 @@ pub(super) struct Query {
 impl Query {
     /// Translates `{filter, sort, page}`.
     pub(super) fn translate(table: &Table, request: &QueryRequest) -> Result<Self, StateError> {
-        let mut query = Self::default();
+        let wanted = query::Query::read(&request.query)?;
+        let mut query = Self {
+            limit: wanted.limit,
+            skip: wanted.skip.unwrap_or(0),
+            ..Self::default()
+        };
         let mut sql = format!("SELECT key, value::text, xmin::text FROM {}", table.name);
-        if let Some(filter) = request.query.get("filter").filter(|filter| !is_empty(filter)) {
-            let condition = query.filter(filter)?;
-            sql.push_str(" WHERE ");
-            sql.push_str(&condition);
+        if let Some(filter) = &wanted.filter {
+            let condition = query.filter(filter);
+            sql.push_str(&format!(" WHERE {condition}"));
         }
-        let sort = request.query.get("sort").and_then(Value::as_array).unwrap_or(&[]);
-        for (number, item) in sort.iter().enumerate() {
-            let key = item
-                .get_str("key")
-                .filter(|key| !key.is_empty())
-                .ok_or_else(|| failed("sorting key is empty"))?;
+        for (number, item) in wanted.sort.iter().enumerate() {
             sql.push_str(if number == 0 { " ORDER BY " } else { ", " });
-            sql.push_str(&column(key));
-            match item.get_str("order") {
-                None | Some("") => {}
-                Some(order @ ("ASC" | "DESC")) => {
-                    sql.push(' ');
-                    sql.push_str(order);
-                }
-                Some(other) => {
-                    return Err(failed(format!(
-                        "invalid sorting order {other:?}: use ASC or DESC"
-                    )));
-                }
-            }
+            sql.push_str(&column(&item.key));
+            sql.push_str(match item.order {
+                None => "",
+                Some(Order::Ascending) => " ASC",
+                Some(Order::Descending) => " DESC",
+            });
         }
-        if let Some(page) = request.query.get("page") {
-            query.page(page, &mut sql)?;
+        if let Some(limit) = wanted.limit {
+            sql.push_str(&format!(" LIMIT {limit}"));
+        }
+        if let Some(skip) = wanted.skip {
+            sql.push_str(&format!(" OFFSET {skip}"));
         }
         query.sql = sql;
         Ok(query)
     }
 
-    fn page(&mut self, page: &Value, sql: &mut String) -> Result<(), StateError> {
-        if let Some(limit) = page
-            .get("limit")
-            .and_then(Value::as_i64)
-            .filter(|limit| *limit > 0)
-        {
-            sql.push_str(&format!(" LIMIT {limit}"));
-            self.limit = Some(limit);
+    fn filter(&mut self, filter: &Filter) -> String {
+        match filter {
+            Filter::And(parts) => self.joined(parts, " AND "),
+            Filter::Or(parts) => self.joined(parts, " OR "),
+            Filter::In(key, values) => {
+                let parts: Vec<String> = values.iter().map(|value| self.compare(key, "=", value)).collect();
+                format!("({})", parts.join(" OR "))
+            }
+            Filter::Compare(comparison, key, value) => {
+                let sign = match comparison {
+                    Comparison::Equal => "=",
+                    Comparison::NotEqual => "!=",
+                    Comparison::Greater => ">",
+                    Comparison::GreaterOrEqual => ">=",
+                    Comparison::Less => "<",
+                    Comparison::LessOrEqual => "<=",
+                };
+                self.compare(key, sign, value)
+            }
         }
-        if let Some(token) = page.get_str("token").filter(|token| !token.is_empty()) {
-            self.skip = token
-                .parse()
-                .map_err(|_| failed(format!("strconv.ParseInt: parsing {token:?}: invalid syntax")))?;
-            sql.push_str(&format!(" OFFSET {}", self.skip));
-        }
-        Ok(())
     }
 
-    fn filter(&mut self, filter: &Value) -> Result<String, StateError> {
-        let Value::Object(members) = filter else {
-            return Err(failed("filter must be a map"));
-        };
-        let mut members = members.iter();
-        let (Some((operator, operand)), None) = (members.next(), members.next()) else {
-            return Err(failed("filter unit must have a single element"));
-        };
-        match operator.as_str() {
-            "AND" | "OR" => {
-                let parts = operand
-                    .as_array()
-                    .filter(|parts| parts.len() > 1)
-                    .ok_or_else(|| failed(format!("{operator} expects an array of at least two filters")))?;
-                let parts: Result<Vec<String>, StateError> =
-                    parts.iter().map(|part| self.filter(part)).collect();
-                Ok(format!("({})", parts?.join(&format!(" {operator} "))))
-            }
-            "IN" => {
-                let (key, value) = single(operator, operand)?;
-                let values = value
-                    .as_array()
-                    .ok_or_else(|| failed("IN filter value must be an array"))?;
-                if values.is_empty() {
-                    return Err(failed(format!("empty IN operator for key {key:?}")));
-                }
-                let parts: Vec<String> = values.iter().map(|value| self.compare(key, "=", value)).collect();
-                Ok(format!("({})", parts.join(" OR ")))
-            }
-            "EQ" | "NEQ" => {
-                let (key, value) = single(operator, operand)?;
-                Ok(self.compare(key, if operator == "EQ" { "=" } else { "!=" }, value))
-            }
-            "GT" | "GTE" | "LT" | "LTE" => {
-                let (key, value) = single(operator, operand)?;
-                if let Some(text) = value.as_str() {
-                    return Err(failed(format!(
-                        "unsupported type of value {text}; string type not permitted"
-                    )));
-                }
-                let sign = match operator.as_str() {
-                    "GT" => ">",
-                    "GTE" => ">=",
-                    "LT" => "<",
-                    _ => "<=",
-                };
-                Ok(self.compare(key, sign, value))
-            }
-            other => Err(failed(format!("unsupported filter {other:?}"))),
-        }
+    fn joined(&mut self, parts: &[Filter], between: &str) -> String {
+        let parts: Vec<String> = parts.iter().map(|part| self.filter(part)).collect();
+        format!("({})", parts.join(between))
     }
 
     fn compare(&mut self, key: &str, sign: &str, value: &Value) -> String {
@@ -174,21 +127,6 @@ impl Query {
     }
 }
 
-fn single<'a>(operator: &str, operand: &'a Value) -> Result<(&'a str, &'a Value), StateError> {
-    let Value::Object(members) = operand else {
-        return Err(failed(format!("{operator} filter must be a map")));
-    };
-    let mut members = members.iter();
-    match (members.next(), members.next()) {
-        (Some((key, value)), None) => Ok((key, value)),
-        _ => Err(failed(format!("{operator} filter must contain a single element"))),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    matches!(value, Value::Null) || matches!(value, Value::Object(members) if members.is_empty())
-}
-
 /// The path to a member as text: `a.b` is `value->'a'->>'b'`. Quotes in names are doubled, so that a name stays one.
 fn column(key: &str) -> String {
     let parts: Vec<String> = key.split('.').map(|part| part.replace('\'', "''")).collect();
@@ -198,10 +136,6 @@ fn column(key: &str) -> String {
         column.push_str(&format!("{arrow}'{part}'"));
     }
     column
-}
-
-fn failed(text: impl Into<String>) -> StateError {
-    StateError::other(text)
 }
 
 #[cfg(test)]
@@ -238,20 +172,5 @@ mod tests {
     fn names_cannot_break_out_of_their_quotes() {
         let (tail, _) = sql(r#"{"filter": {"EQ": {"a' OR 1=1 --": 1}}}"#).unwrap();
         assert_eq!(tail, "WHERE value->>'a'' OR 1=1 --'=$1");
-    }
-
-    #[test]
-    fn wrong_queries_are_refused() {
-        for document in [
-            r#"{"filter": {"EQ": {"a": 1}, "IN": {"a": [1]}}}"#,
-            r#"{"filter": {"AND": [{"EQ": {"a": 1}}]}}"#,
-            r#"{"filter": {"IN": {"a": []}}}"#,
-            r#"{"filter": {"LIKE": {"a": "x"}}}"#,
-            r#"{"filter": {"GT": {"a": "x"}}}"#,
-            r#"{"sort": [{"key": "a", "order": "; DROP TABLE t"}]}"#,
-            r#"{"page": {"token": "x"}}"#,
-        ] {
-            sql(document).unwrap_err();
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The two steps that must not be interrupted, as scripts in the server.
+//! The two steps that must not be interrupted, as scripts in the server, for hashes and for documents.
 //!
 //! What they leave in the server is what Go sidecars leave there; lifetimes are set in the same step here, so
 //! that nothing stays for ever because its writer died in between.
@@ -43,6 +43,49 @@ end
 return now
 "#;
 
+/// As [`SET`] for a document. One that is not there gets the version after the expected one, as upstream's.
+const SET_JSON: &str = r#"
+local key, expected, document, mode, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local version = redis.pcall('JSON.GET', key, '.version')
+if type(version) == 'table' then
+  redis.call('DEL', key)
+  version = false
+end
+local exists = version and version ~= ''
+if exists and version ~= expected then
+  local guard = redis.pcall('JSON.GET', key, '.first-write')
+  local guarded = guard and type(guard) ~= 'table'
+  if guarded or expected ~= '0' then
+    return redis.error_reply('ERR etag refused: failed to set key ' .. key)
+  end
+end
+redis.call('JSON.SET', key, '$', document)
+if mode == '0' then
+  redis.call('JSON.SET', key, '.first-write', 0)
+end
+local now = tonumber(exists and version or expected) + 1
+redis.call('JSON.SET', key, '.version', now)
+if ttl ~= '' then
+  if tonumber(ttl) > 0 then
+    redis.call('EXPIRE', key, ttl)
+  else
+    redis.call('PERSIST', key)
+  end
+end
+return now
+"#;
+
+/// As [`DELETE`] for a document.
+const DELETE_JSON: &str = r#"
+local key, expected = KEYS[1], ARGV[1]
+local version = redis.pcall('JSON.GET', key, '.version')
+local exists = version and type(version) ~= 'table' and version ~= ''
+if exists and version ~= expected and expected ~= '0' then
+  return redis.error_reply('ERR etag refused: failed to delete ' .. key)
+end
+return redis.call('DEL', key)
+"#;
+
 /// KEYS: key. ARGV: expected version or 0. Answers how many keys were removed.
 const DELETE: &str = r#"
 local key, expected = KEYS[1], ARGV[1]
@@ -80,8 +123,18 @@ fn expect(command: &mut Cmd, guard: Option<&Guard>) {
     }
 }
 
+/// What a value is kept as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A hash.
+    Hash,
+    /// A JSON document.
+    Document,
+}
+
 /// A write. `etag` 0: any version, unless the key was written as a first write.
 pub(super) fn set(
+    form: Form,
     key: &str,
     etag: i64,
     data: &[u8],
@@ -89,7 +142,11 @@ pub(super) fn set(
     ttl: Option<i64>,
     guard: Option<&Guard>,
 ) -> Cmd {
-    let mut command = eval(SET, key, guard);
+    let script = match form {
+        Form::Hash => SET,
+        Form::Document => SET_JSON,
+    };
+    let mut command = eval(script, key, guard);
     command.arg(etag).arg(data).arg(if first_write { 0 } else { 1 });
     command.arg(ttl.map(|seconds| seconds.to_string()).unwrap_or_default());
     expect(&mut command, guard);
@@ -97,8 +154,12 @@ pub(super) fn set(
 }
 
 /// A removal.
-pub(super) fn delete(key: &str, etag: Option<&str>, guard: Option<&Guard>) -> Cmd {
-    let mut command = eval(DELETE, key, guard);
+pub(super) fn delete(form: Form, key: &str, etag: Option<&str>, guard: Option<&Guard>) -> Cmd {
+    let script = match form {
+        Form::Hash => DELETE,
+        Form::Document => DELETE_JSON,
+    };
+    let mut command = eval(script, key, guard);
     command.arg(etag.unwrap_or("0"));
     expect(&mut command, guard);
     command

@@ -1,4 +1,5 @@
-//! Against a real Redis: Debian's `redis-server`, started on a free port.
+//! Against a real Redis: Debian's `redis-server`, started on a free port. Its modules for documents and searches are in
+//! no package registry; a stand-in takes their place.
 
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
@@ -6,6 +7,7 @@
 mod blocks;
 mod cluster;
 mod connections;
+mod documents;
 mod server;
 mod state;
 mod streams;

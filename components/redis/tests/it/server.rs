@@ -51,6 +51,10 @@ impl Server {
         let port = free_port();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = spawn(dir.path(), &arguments, port);
+        Self::serving(dir, port, arguments, process).await
+    }
+
+    async fn serving(dir: tempfile::TempDir, port: u16, arguments: Vec<String>, process: Child) -> Self {
         let server = Self {
             dir,
             port,
@@ -59,6 +63,24 @@ impl Server {
         };
         server.wait().await;
         server
+    }
+
+    /// A stand-in with RedisJSON and RediSearch; `e2e/tools/redis_json.py` says what it is.
+    pub(crate) async fn start_with_documents() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let python = root.join(".cache/venv/bin/python");
+        assert!(
+            python.exists(),
+            "{} is not there: run `cargo xtask setup` once, which installs it",
+            python.display()
+        );
+        let port = free_port();
+        let process = Command::new(python)
+            .arg(root.join("e2e/tools/redis_json.py"))
+            .arg(port.to_string())
+            .spawn()
+            .unwrap();
+        Self::serving(tempfile::tempdir().unwrap(), port, Vec::new(), process).await
     }
 
     /// The end without a word; everything is forgotten.
@@ -98,9 +120,9 @@ impl Server {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), up)
+        tokio::time::timeout(Duration::from_secs(60), up)
             .await
-            .expect("redis-server does not answer within 20 seconds");
+            .expect("the server does not answer within a minute");
     }
 
     pub(crate) fn address(&self) -> String {
