@@ -5,6 +5,7 @@
 
 mod bench;
 mod bench_actors;
+mod bench_components;
 mod bench_placement;
 mod bench_scheduler;
 mod bench_sentry;
@@ -63,6 +64,8 @@ enum Task {
     BenchScheduler(bench_scheduler::BenchSchedulerArgs),
     /// Measure sentry: certificates and handshakes per second, memory, a thousand sidecars that start at once
     BenchSentry(bench_sentry::BenchSentryArgs),
+    /// Measure what components cost over the client libraries below them
+    BenchComponents(bench_components::BenchComponentsArgs),
     #[command(hide = true)]
     BenchApp(bench::app::AppArgs),
     #[command(hide = true)]
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Task::BenchPlacement(args) => bench_placement::run(&args),
         Task::BenchScheduler(args) => bench_scheduler::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),
+        Task::BenchComponents(args) => bench_components::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),
         Task::BenchLoad(args) => bench::load::run(&args).and_then(|outcome| {
