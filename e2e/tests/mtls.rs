@@ -11,5 +11,7 @@ mod local;
 mod refusals;
 #[path = "mtls/renewal.rs"]
 mod renewal;
+#[path = "mtls/scheduler.rs"]
+mod scheduler;
 #[path = "mtls/support.rs"]
 mod support;

@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A job beyond this does not fit into a message of the store.
 const LARGEST_JOB: usize = 32 << 20;
 
+/// More jobs than this, in bytes, are not listed in one answer.
+const LARGEST_LIST: usize = 256 << 20;
+
 /// A response in parts.
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -111,8 +114,15 @@ impl SchedulerService {
     }
 }
 
+/// Texts repeat what was asked for, and a status travels in a header, which has little room.
 fn unknown(error: impl ToString) -> Status {
-    Status::unknown(error.to_string())
+    const LONGEST: usize = 800;
+    let mut text = error.to_string();
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    Status::unknown(text)
 }
 
 fn store_failed(error: &StoreError) -> Status {
@@ -267,9 +277,14 @@ impl Inner {
         let prefix = names::list_prefix(metadata).map_err(unknown)?;
         let found = self
             .store
-            .list(names::job_key(&prefix))
+            .list(names::job_key(&prefix), LARGEST_LIST)
             .await
-            .map_err(|error| store_failed(&error))?;
+            .map_err(|error| match error {
+                StoreError::TooLarge(why) => Status::resource_exhausted(format!(
+                    "the jobs of {prefix:?} are too many for one answer: {why}; get them by name, or delete some by prefix"
+                )),
+                error => store_failed(&error),
+            })?;
         let mut jobs = Vec::with_capacity(found.len());
         for key in found {
             let full_name = names::name_of(&key.key, names::JOBS).unwrap_or_default();

@@ -128,8 +128,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The values of some keys, in the order asked for.
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<KeyValue>>, StoreError>;
 
-    /// All keys that start with a prefix, ascending.
-    async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError>;
+    /// All keys that start with a prefix, ascending. If they and their values have more bytes than `most`, that is
+    /// [`StoreError::TooLarge`].
+    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError>;
 
     /// Applies transactions, each by itself. Ok means durable. They are those of one [`batch::Sharing`].
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError>;
@@ -139,6 +140,15 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// How much [`Self::apply`] takes at a time at most.
     fn batch(&self) -> batch::Limits;
+}
+
+/// Refuses a list that has become too long.
+fn check_size(keys: &[KeyValue], size: &mut usize, most: usize) -> Result<(), StoreError> {
+    *size += keys.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
+    if *size > most {
+        return Err(StoreError::TooLarge(format!("they have more than {most} bytes")));
+    }
+    Ok(())
 }
 
 /// The end of the range of all keys that start with a prefix, as etcd counts; `None` = there is no end.

@@ -85,7 +85,7 @@ async fn followers_hear_the_content_and_then_every_change_even_after_a_restart()
     drop(store);
     let store = Embedded::open(directory.path(), u64::MAX).await.unwrap();
     assert_eq!(store.revision(), 3);
-    assert_eq!(store.list(Bytes::new()).await.unwrap().len(), 1);
+    assert_eq!(store.list(Bytes::new(), usize::MAX).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ async fn transactions_are_decided_each_by_its_own_checks() {
         .map(|kv| kv.as_ref().map(|kv| kv.value.as_ref()))
         .collect();
     assert_eq!(values, [Some(b"3".as_slice()), None, Some(b"2".as_slice())]);
-    let listed = etcd.list(key("")).await.unwrap();
+    let listed = etcd.list(key(""), usize::MAX).await.unwrap();
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[0].version, 2);
     let removed = etcd

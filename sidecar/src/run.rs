@@ -11,6 +11,8 @@ use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::readiness::Target;
 use outrigger_process::{Drain, Environment, Metrics, Signals, Tasks};
 use outrigger_sidecar_core::Sidecar;
+use outrigger_sidecar_core::actors::import::ReminderImport;
+use outrigger_sidecar_core::actors::store::ComponentActorStores;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{Mode, SidecarConfig};
 use outrigger_sidecar_core::jobs::{ActorReminders, DueJobs};
@@ -174,7 +176,16 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
     let subscriptions = Subscriptions::new(drain.intake_closed().clone());
     let due = Arc::new(DueJobs::new(built.app.clone()));
     if let Some(engine) = &built.engine {
-        engine.set_reminders(Arc::new(SchedulerReminders(built.core.jobs.scheduler().clone())));
+        let reminders = Arc::new(SchedulerReminders(built.core.jobs.scheduler().clone()));
+        engine.set_reminders(reminders.clone());
+        if reminders.0.is_enabled() {
+            let import = ReminderImport {
+                stores: Arc::new(ComponentActorStores(built.core.components.clone())),
+                reminders: reminders.clone(),
+            };
+            let (hosted, stop) = (reminders.0.interest(), subscriptions.stop.clone());
+            subscriptions.tasks.spawn(import.run(hosted, stop));
+        }
         due.set_reminders(Arc::new(ActorReminders(engine.clone())));
     }
     subscriptions.tasks.spawn(built.core.jobs.scheduler().clone().run(

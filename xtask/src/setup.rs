@@ -31,6 +31,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("cc", "build-essential"),
     ("python3", "python3-venv"),
     ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     ("busybox", "busybox-static"),
     ("containerd", "containerd"),
     ("runc", "runc"),

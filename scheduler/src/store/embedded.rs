@@ -137,9 +137,18 @@ impl Store for Embedded {
             .await
     }
 
-    async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError> {
-        let end = super::prefix_end(&prefix);
-        self.range(prefix, end, usize::MAX).await
+    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError> {
+        self.readers
+            .run(move |connection| {
+                let (mut all, mut size) = (Vec::new(), 0);
+                rows::pages(connection, prefix, |page| {
+                    super::check_size(&page, &mut size, most)?;
+                    all.extend(page);
+                    Ok(())
+                })?;
+                Ok(all)
+            })
+            .await
     }
 
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {

@@ -161,10 +161,11 @@ impl Store for Etcd {
         Ok(found)
     }
 
-    async fn list(&self, prefix: Bytes) -> Result<Vec<KeyValue>, StoreError> {
-        let mut all = Vec::new();
+    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let (mut all, mut size) = (Vec::new(), 0);
         let mut pages = follow::Pages::new(prefix);
         while let Some(page) = pages.next(self).await? {
+            super::check_size(&page, &mut size, most)?;
             all.extend(page);
         }
         Ok(all)

@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod hosting;
+pub mod import;
 pub mod json;
 pub mod peers;
 pub mod placement;

@@ -132,6 +132,11 @@ impl Scheduler {
             .collect()
     }
 
+    /// What the sidecar takes, as it changes.
+    pub fn interest(&self) -> watch::Receiver<Interest> {
+        self.0.interest.subscribe()
+    }
+
     /// Changes what the sidecar takes; streams that are open are opened anew if that is a change.
     pub fn set_interest(&self, change: impl FnOnce(&mut Interest)) {
         self.0.interest.send_if_modified(|interest| {

@@ -94,21 +94,32 @@ pub(super) fn tell(
     let gone = |_| StoreError::Unavailable("nobody follows any more".to_owned());
     feed.blocking_send(Feed::Begin).map_err(gone)?;
     for prefix in prefixes {
-        let end = prefix_end(prefix.as_bytes());
-        let mut from = Bytes::from_static(prefix.as_bytes());
-        loop {
-            let page = range(snapshot, &from, end.as_deref(), PAGE)?;
-            let Some(last) = page.last() else { break };
-            // The smallest key after it.
-            from = [&last.key[..], &[0]].concat().into();
-            let is_last = page.len() < PAGE;
-            feed.blocking_send(Feed::Keys(page)).map_err(gone)?;
-            if is_last {
-                break;
-            }
-        }
+        pages(snapshot, Bytes::from_static(prefix.as_bytes()), |page| {
+            feed.blocking_send(Feed::Keys(page)).map_err(gone)
+        })?;
     }
     feed.blocking_send(Feed::Complete).map_err(gone)
+}
+
+/// Hands on all keys that start with a prefix, some at a time.
+pub(super) fn pages(
+    connection: &Connection,
+    prefix: Bytes,
+    mut take: impl FnMut(Vec<KeyValue>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let end = prefix_end(&prefix);
+    let mut from = prefix;
+    loop {
+        let page = range(connection, &from, end.as_deref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        // The smallest key after it.
+        from = [&last.key[..], &[0]].concat().into();
+        let is_last = page.len() < PAGE;
+        take(page)?;
+        if is_last {
+            return Ok(());
+        }
+    }
 }
 
 /// Opens a connection that only reads.
