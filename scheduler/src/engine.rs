@@ -132,7 +132,7 @@ pub struct SaveTicket(pub(crate) Ticket);
 /// Data of jobs that are due soon is kept, up to so many bytes.
 const CACHE_BYTES: usize = 32 << 20;
 /// How soon.
-const CACHE_AHEAD: Nanos = 5_000_000_000;
+const CACHE_AHEAD: Nanos = 60_000_000_000;
 
 /// See the module.
 #[derive(Debug)]
