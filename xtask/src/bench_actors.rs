@@ -249,7 +249,7 @@ impl Stage {
                  metadata:\n  - {{name: actorStateStore, value: \"true\"}}{settings}\n"
             ),
         )?;
-        let (placement, service) = start_placement(bins, folder.path())?;
+        let (placement, service) = start_placement(bins, folder.path(), &[])?;
         let sidecar = |role: &str, app: Option<u16>| {
             let mut command = Command::new(bins.join("daprd"));
             command.arg("--resources-path").arg(&resources);
@@ -303,7 +303,7 @@ impl Stage {
 }
 
 /// A placement service of one replica; its port.
-pub(crate) fn start_placement(bins: &Path, folder: &Path) -> Result<(Process, u16)> {
+pub(crate) fn start_placement(bins: &Path, folder: &Path, more: &[&str]) -> Result<(Process, u16)> {
     let [port, raft, health, metrics] = free_ports()?;
     let log = folder.join("placement.log");
     let mut placement = Process::start(
@@ -313,6 +313,7 @@ pub(crate) fn start_placement(bins: &Path, folder: &Path) -> Result<(Process, u1
             .args(["--port", &port.to_string(), "--listen-address", "127.0.0.1"])
             .args(["--healthz-port", &health.to_string()])
             .args(["--metrics-port", &metrics.to_string()])
+            .args(more)
             .current_dir(folder),
         &log,
     )?;

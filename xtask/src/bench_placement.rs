@@ -48,7 +48,13 @@ pub(crate) fn run(args: &BenchPlacementArgs) -> Result<()> {
             args.each, args.types
         );
         let folder = tempfile::Builder::new().prefix("outrigger-bench").tempdir()?;
-        let (placement, port) = start_placement(&bins, folder.path())?;
+        // Thousands on the cores of the service itself take longer than a round may with the default of 8 s.
+        let more: &[&str] = if *hosts > 2000 {
+            &["--disseminate-timeout", "60s"]
+        } else {
+            &[]
+        };
+        let (placement, port) = start_placement(&bins, folder.path(), more)?;
         let mut command = Command::new(bins.join("daprd"));
         command.env("NAMESPACE", "crowd");
         let (sidecar, _) = start_sidecar(&mut command, "onlooker", port, folder.path())?;
