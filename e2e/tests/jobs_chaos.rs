@@ -223,7 +223,7 @@ async fn no_job_of_a_hundred_thousand_is_lost_or_silent() {
         once: 100_000,
         recurring: 500,
         seconds: 300,
-        head_start: Duration::from_secs(120),
+        head_start: Duration::from_secs(200),
         rounds: 20,
     })
     .await;
