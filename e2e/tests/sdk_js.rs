@@ -27,7 +27,7 @@ async fn every_call_of_the_javascript_sdk_is_served() {
         world.daprd("js-ending-http").http_port().to_string(),
         world.daprd("js-ending-grpc").grpc_port().to_string(),
     ];
-    world.drive("js-driver", &node, &args, 62).await;
+    world.drive("js-driver", &node, &args, 64).await;
     world.ended("js-ending-http").await;
     world.ended("js-ending-grpc").await;
 }

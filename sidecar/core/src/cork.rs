@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// Gathered bytes that are sent before the turn is over: bounds memory and keeps the peer busy.
 const FULL: usize = 64 << 10;
@@ -26,6 +27,9 @@ pub struct CorkedIo<S>(Arc<Mutex<State<S>>>);
 /// The other end of a [`CorkedIo`]: sends what was gathered.
 pub struct Cork<S>(Arc<Mutex<State<S>>>);
 
+/// Knows when a corked socket brought something.
+pub struct Heard<S>(Arc<Mutex<State<S>>>);
+
 struct State<S> {
     stream: S,
     gathered: Vec<u8>,
@@ -33,6 +37,8 @@ struct State<S> {
     sent: usize,
     /// Why sending failed; given to the next write.
     failed: Option<io::Error>,
+    /// When something was last received.
+    heard: Instant,
 }
 
 /// Puts a cork into a socket. Whoever writes to the first must run under [`Cork::drive`] of the second.
@@ -42,6 +48,7 @@ pub fn cork<S>(stream: S) -> (CorkedIo<S>, Cork<S>) {
         gathered: Vec::new(),
         sent: 0,
         failed: None,
+        heard: Instant::now(),
     }));
     (CorkedIo(Arc::clone(&state)), Cork(state))
 }
@@ -85,7 +92,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for CorkedIo<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut lock(&self.0).stream).poll_read(cx, buffer)
+        let mut state = lock(&self.0);
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut state.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            state.heard = Instant::now();
+        }
+        polled
     }
 }
 
@@ -131,7 +144,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CorkedIo<S> {
     }
 }
 
+impl<S> Heard<S> {
+    /// When something was last received; at first, when the cork was put in.
+    pub fn last(&self) -> Instant {
+        lock(&self.0).heard
+    }
+}
+
 impl<S: AsyncWrite + Unpin> Cork<S> {
+    /// For whoever watches over the peer.
+    pub fn heard(&self) -> Heard<S> {
+        Heard(Arc::clone(&self.0))
+    }
+
     /// Runs the connection that writes to the corked socket. What it wrote in a turn is sent at the end of its next
     /// one, which is due as soon as the tasks that are ready now have run: they are the ones that follow a head with
     /// its body, or have another call for the same connection. After its last turn everything is sent.

@@ -13,6 +13,7 @@
 pub mod access;
 pub mod endpoint;
 pub mod error;
+pub mod exchange;
 pub mod escape;
 pub mod frames;
 pub mod headers;

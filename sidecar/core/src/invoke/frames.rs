@@ -244,19 +244,23 @@ pub enum Direction {
 
 /// The body carried by the messages after the leading one.
 #[derive(Debug)]
-pub struct PayloadBody {
+pub struct PayloadBody<B = Incoming> {
     first: Option<Bytes>,
-    reader: FrameReader,
+    reader: FrameReader<B>,
     direction: Direction,
     next_seq: u64,
     ended: bool,
 }
 
-impl PayloadBody {
+impl<B> PayloadBody<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     /// Continues after a leading message that carried `first`.
     pub fn new(
         first: Option<(Bytes, u64)>,
-        reader: FrameReader,
+        reader: FrameReader<B>,
         direction: Direction,
     ) -> Result<Self, InvokeError> {
         let mut body = Self {
@@ -325,7 +329,11 @@ impl PayloadBody {
     }
 }
 
-impl HttpBody for PayloadBody {
+impl<B> HttpBody for PayloadBody<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
     type Data = Bytes;
     type Error = BodyError;
 

@@ -5,6 +5,7 @@ use outrigger_trace_context::TraceContext;
 use prost::Message;
 
 use super::InvokeError;
+use super::exchange::PeerBody;
 use super::frames::{self, FrameReader, check_status};
 use super::peer::{Lease, PeerTarget, Peers};
 use super::remote;
@@ -26,7 +27,7 @@ pub struct MessageCall<'a> {
 
 /// The answers to a call.
 pub struct Answers<T> {
-    reader: FrameReader,
+    reader: FrameReader<PeerBody>,
     _lease: Lease,
     _message: std::marker::PhantomData<fn() -> T>,
 }

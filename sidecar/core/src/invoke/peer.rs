@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong};
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_identity::{Conn, Dialer, HandshakeError, Security};
+use outrigger_identity::{Dialer, HandshakeError, Security};
 use outrigger_model::GrpcCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::InvokeError;
-use crate::cork::{Cork, cork};
-use crate::{Body, BodyError};
+use super::exchange::{ExchangeError, PeerBody, exchange};
+use crate::Body;
+use crate::cork::{Heard, cork};
 
 /// Requests that share a connection before another one is opened.
 const MAX_IN_FLIGHT: usize = 2048;
@@ -29,6 +30,13 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow control: enough for a large body on a fast network, little enough for many peers.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Largest head of an answer, and most bytes of a request that wait for the socket.
+const MAX_HEAD: u32 = 16 << 10;
+const MAX_SEND_BUFFER: usize = 1 << 20;
+/// Streams until the peer has said how many it takes.
+const FIRST_STREAMS: usize = 100;
+/// Streams with errors of ours that are forgiven before the connection is given up.
+const LOCAL_RESETS: usize = 1024;
 
 /// A sidecar to call: where it is, and whose it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,40 +68,17 @@ struct Peer {
 }
 
 struct Connection {
-    sender: SendRequest<Body>,
+    sender: SendRequest<Bytes>,
     in_flight: AtomicUsize,
     last_used: Mutex<Instant>,
+    /// Ends the connection's task, and is cancelled at its end.
     close: CancellationToken,
 }
 
-/// Runs what hyper splits off: first the task that reads and writes the connection, then pieces of requests.
-/// All end with the connection.
-#[derive(Clone)]
-struct PeerExecutor {
-    tasks: TaskTracker,
-    close: CancellationToken,
-    cork: Arc<Mutex<Option<Cork<Conn<TcpStream>>>>>,
-}
-
-impl<F> hyper::rt::Executor<F> for PeerExecutor
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        let handle = self.cork.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match handle {
-            Some(handle) => {
-                let close = self.close.clone();
-                self.tasks.spawn(async move {
-                    tokio::select! {
-                        _ = handle.drive(future) => {}
-                        () = close.cancelled() => {}
-                    }
-                });
-            }
-            // Ends when the connection's task does, since that fails every stream.
-            None => drop(self.tasks.spawn(future)),
-        }
+impl Drop for Connection {
+    /// `h2` does not notice by itself that nobody can send any more.
+    fn drop(&mut self) {
+        self.close.cancel();
     }
 }
 
@@ -132,25 +117,32 @@ impl Peers {
         &self,
         target: PeerTarget<'_>,
         request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), InvokeError> {
+    ) -> Result<(Response<PeerBody>, Lease), InvokeError> {
         let address = target.address;
-        let connection = self.connection(target).await?;
-        connection.in_flight.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease(connection);
-        let mut sender = lease.0.sender.clone();
-        let failed = |error: &hyper::Error| {
-            if request_body_failed(error) {
-                return InvokeError::internal(BodyError::TooLarge.to_string());
-            }
+        let failed = |error: &h2::Error| {
             InvokeError::status(
                 GrpcCode::Unavailable,
-                format!("connection to {address} failed: {}", with_source(error)),
+                format!("connection to {address} failed: {error}"),
             )
         };
-        sender.ready().await.map_err(|error| failed(&error))?;
-        match sender.send_request(request).await {
-            Ok(response) => Ok((response, lease)),
-            Err(error) => Err(failed(&error)),
+        loop {
+            let (connection, is_fresh) = self.connection(target).await?;
+            connection.in_flight.fetch_add(1, Ordering::Relaxed);
+            let lease = Lease(connection);
+            let mut sender = lease.0.sender.clone();
+            if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+                // The peer is closing it; nothing was sent.
+                lease.0.close.cancel();
+                if is_fresh {
+                    return Err(failed(&error));
+                }
+                continue;
+            }
+            return match exchange(&mut sender, request, &self.tasks).await {
+                Ok(response) => Ok((response, lease)),
+                Err(ExchangeError::Body(error)) => Err(InvokeError::internal(error.to_string())),
+                Err(ExchangeError::Stream(error)) => Err(failed(&error)),
+            };
         }
     }
 
@@ -213,21 +205,22 @@ impl Peers {
         peer
     }
 
-    async fn connection(&self, target: PeerTarget<'_>) -> Result<Arc<Connection>, InvokeError> {
+    /// A connection, and whether it was made just now.
+    async fn connection(&self, target: PeerTarget<'_>) -> Result<(Arc<Connection>, bool), InvokeError> {
         let peer = self.peer(target);
         if let Some(connection) = peer.usable() {
-            return Ok(connection);
+            return Ok((connection, false));
         }
         let _one_at_a_time = peer.dialing.lock().await;
         if let Some(connection) = peer.usable() {
-            return Ok(connection);
+            return Ok((connection, false));
         }
         let connection = Arc::new(self.dial(target.address, &peer.dialer).await?);
         peer.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(connection.clone());
-        Ok(connection)
+        Ok((connection, true))
     }
 
     async fn dial(&self, address: &str, dialer: &Dialer) -> Result<Connection, InvokeError> {
@@ -246,33 +239,33 @@ impl Peers {
         let handshake = dialer.handshaker().handshake(host, stream).await;
         let stream = handshake.map_err(|error| handshake_failed(&error))?;
         let close = self.shutdown.child_token();
-        let (io, handle) = cork(stream);
-        let executor = PeerExecutor {
-            tasks: self.tasks.clone(),
-            close: close.clone(),
-            cork: Arc::new(Mutex::new(Some(handle))),
-        };
-        let (sender, connection) = Builder::new(executor)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
+        let (io, cork) = cork(stream);
+        let heard = cork.heard();
+        let handshake = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake::<_, Body>(TokioIo::new(io))
-            .await
-            .map_err(|error| unavailable(with_source(&error)))?;
+            .max_header_list_size(MAX_HEAD)
+            .max_send_buffer_size(MAX_SEND_BUFFER)
+            .initial_max_send_streams(FIRST_STREAMS)
+            .max_local_error_reset_streams(Some(LOCAL_RESETS))
+            .enable_push(false)
+            .handshake::<_, Bytes>(io);
+        let (sender, mut connection) = handshake.await.map_err(|error| unavailable(error.to_string()))?;
+        // It is taken here only.
+        let pings = connection.ping_pong();
         let (closed, peer) = (close.clone(), address.to_owned());
         self.tasks.spawn(async move {
-            // A retired connection ends by itself once its last sender and stream are gone.
             tokio::select! {
-                result = connection => {
+                biased;
+                result = cork.drive(connection) => {
                     if let Err(error) = result {
                         tracing::debug!(%error, %peer, "connection to a sidecar ended");
                     }
                 }
                 () = closed.cancelled() => {}
+                () = silent(heard, pings) => tracing::debug!(%peer, "a sidecar does not answer pings any more"),
             }
+            closed.cancel();
         });
         Ok(Connection {
             sender,
@@ -283,12 +276,33 @@ impl Peers {
     }
 }
 
+/// Resolves when nothing has been heard of the peer for a while, and a ping is not answered either.
+async fn silent<S>(heard: Heard<S>, pings: Option<PingPong>) {
+    let Some(mut pings) = pings else {
+        return std::future::pending().await;
+    };
+    loop {
+        let due = heard.last() + KEEPALIVE_INTERVAL;
+        if Instant::now() < due {
+            tokio::time::sleep_until(due).await;
+            continue;
+        }
+        let pong = tokio::time::timeout(KEEPALIVE_TIMEOUT, pings.ping(Ping::opaque()));
+        match pong.await {
+            Ok(Ok(_)) => {}
+            // What is wrong with the connection ends it by itself.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
 impl Peer {
     /// Drops connections that are closed or idle for too long; whether any is left.
     fn keeps_any(&self, max_idle: Duration) -> bool {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|connection| {
-            let keep = !connection.sender.is_closed() && !connection.is_idle_for(max_idle);
+            let keep = !connection.close.is_cancelled() && !connection.is_idle_for(max_idle);
             if !keep {
                 connection.retire();
             }
@@ -299,7 +313,7 @@ impl Peer {
 
     fn usable(&self) -> Option<Arc<Connection>> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.retain(|connection| !connection.sender.is_closed());
+        connections.retain(|connection| !connection.close.is_cancelled());
         connections
             .iter()
             .find(|connection| connection.in_flight.load(Ordering::Relaxed) < MAX_IN_FLIGHT)
@@ -318,7 +332,7 @@ impl Connection {
                 >= limit
     }
 
-    /// Stops the connection's task if nothing is in flight on it; otherwise it ends with its last request.
+    /// Stops the connection's task if nothing is in flight on it; otherwise its last request does, by letting go of it.
     fn retire(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
             self.close.cancel();
@@ -344,19 +358,6 @@ pub fn go_dial_error(error: &std::io::Error) -> String {
         std::io::ErrorKind::ConnectionReset => "connect: connection reset by peer".into(),
         _ => error.to_string(),
     }
-}
-
-/// Whether the stream was reset by this side because the request's body could not be read to its end. What was wrong
-/// with it gets lost on the way; a caller that is still there to be told has sent too much.
-fn request_body_failed(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return error.is_reset() && !error.is_remote() && !error.is_library();
-        }
-        source = cause.source();
-    }
-    false
 }
 
 /// An error with its causes.

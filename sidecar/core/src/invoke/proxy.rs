@@ -16,7 +16,6 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use outrigger_components_api::name_resolution::ResolveRequest;
 use outrigger_model::GrpcCode;
 use outrigger_resiliency::{Failure, PolicyError};
@@ -25,6 +24,7 @@ use tonic::body::Body as TonicBody;
 use tower::ServiceExt as _;
 
 use super::access::{InvokeAccess, PeerCaller};
+use super::exchange::PeerBody;
 use super::frames::GRPC_STATUS;
 use super::headers::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID};
 use super::peer::{Lease, with_source};
@@ -334,7 +334,7 @@ fn unknown(error: InvokeError) -> InvokeError {
 
 /// A body that keeps its connection's lease.
 struct Leased {
-    inner: Incoming,
+    inner: PeerBody,
     _lease: Lease,
 }
 
@@ -346,8 +346,7 @@ impl HttpBody for Leased {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let inner = Pin::new(&mut self.get_mut().inner);
-        inner.poll_frame(cx).map_err(BodyError::from)
+        Pin::new(&mut self.get_mut().inner).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri}
 use outrigger_model::GrpcCode;
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TraceContext};
 
+use super::exchange::PeerBody;
 use super::frames::{self, Direction, FrameReader, FramesBody, GRPC_STATUS, PayloadBody, check_status};
 use super::lead::{self, ResponseLead};
 use super::peer::{Lease, PeerTarget, Peers};
@@ -174,7 +175,7 @@ pub(super) fn post(
 
 /// A body that keeps its connection's lease.
 struct Leased {
-    inner: PayloadBody,
+    inner: PayloadBody<PeerBody>,
     _lease: Lease,
 }
 
