@@ -13,8 +13,8 @@
 pub mod access;
 pub mod endpoint;
 pub mod error;
-pub mod exchange;
 pub mod escape;
+pub mod exchange;
 pub mod frames;
 pub mod headers;
 pub mod lead;
