@@ -191,3 +191,143 @@ impl HttpBody for PeerBody {
 fn broken(error: &h2::Error) -> BodyError {
     BodyError::Connection(format!("error reading a body from connection: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use http_body_util::channel::Channel;
+
+    use super::*;
+
+    /// A connection whose other end is `serve`'s, which gets every request with its stream of answers.
+    async fn connect<F, Fut>(serve: F) -> SendRequest<Bytes>
+    where
+        F: Fn(Request<RecvStream>, h2::server::SendResponse<Bytes>) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(serve(request, respond));
+            }
+        });
+        let (sender, connection) = h2::client::handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn request(body: Body) -> Request<Body> {
+        Request::post("http://peer/p").body(body).unwrap()
+    }
+
+    async fn read_all(mut stream: RecvStream) -> Result<Vec<u8>, h2::Error> {
+        let mut all = Vec::new();
+        while let Some(data) = stream.data().await {
+            let data = data?;
+            let _ = stream.flow_control().release_capacity(data.len());
+            all.extend_from_slice(&data);
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_every_window_arrives_whole_and_so_do_answer_and_trailers() {
+        let mut sender = connect(|request, mut respond| async move {
+            let got = read_all(request.into_body()).await.unwrap();
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream
+                .send_data(Bytes::from(got.len().to_string()), false)
+                .unwrap();
+            let trailers = http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("x-end"),
+                http::HeaderValue::from_static("1"),
+            )]);
+            stream.send_trailers(trailers).unwrap();
+        })
+        .await;
+        for size in [0, 1, 65_535, 65_536, 1_000_000] {
+            let body = Body::full(vec![7; size]);
+            let answer = exchange(&mut sender, request(body), &TaskTracker::new())
+                .await
+                .unwrap();
+            let collected = answer.into_body().collect().await.unwrap();
+            assert_eq!(collected.trailers().unwrap()["x-end"], "1");
+            assert_eq!(collected.to_bytes(), size.to_string());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_before_the_request_has_ended_does_not_cut_it_off() {
+        let (told, length) = tokio::sync::oneshot::channel();
+        let told = std::sync::Mutex::new(Some(told));
+        let mut sender = connect(move |request, mut respond| {
+            let told = told.lock().unwrap().take();
+            async move {
+                let mut stream = respond.send_response(Response::new(()), false).unwrap();
+                let got = read_all(request.into_body()).await.unwrap();
+                stream.send_data(Bytes::from_static(b"end"), true).unwrap();
+                told.unwrap().send(got).unwrap();
+            }
+        })
+        .await;
+        let (mut rest, body) = Channel::<Bytes, BodyError>::new(1);
+        let tasks = TaskTracker::new();
+        let answer = exchange(&mut sender, request(Body::boxed(body)), &tasks)
+            .await
+            .unwrap();
+        rest.send_data(Bytes::from_static(b"late")).await.unwrap();
+        drop(rest);
+        assert_eq!(length.await.unwrap(), b"late");
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "end");
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_breaks_off_is_reset_and_its_own_error_is_told() {
+        let (told, seen) = tokio::sync::oneshot::channel();
+        let told = std::sync::Mutex::new(Some(told));
+        let mut sender = connect(move |request, respond| {
+            let told = told.lock().unwrap().take();
+            async move {
+                let _ = told
+                    .unwrap()
+                    .send(read_all(request.into_body()).await.unwrap_err());
+                drop(respond);
+            }
+        })
+        .await;
+        let (mut rest, body) = Channel::<Bytes, BodyError>::new(2);
+        rest.send_data(Bytes::from_static(b"some")).await.unwrap();
+        rest.abort(BodyError::TooLarge);
+        let failed = exchange(&mut sender, request(Body::boxed(body)), &TaskTracker::new()).await;
+        assert!(
+            matches!(failed, Err(ExchangeError::Body(BodyError::TooLarge))),
+            "{failed:?}"
+        );
+        assert_eq!(seen.await.unwrap().reason(), Some(Reason::INTERNAL_ERROR));
+    }
+
+    #[tokio::test]
+    async fn nobody_waiting_any_more_resets_the_stream() {
+        let (told, seen) = tokio::sync::oneshot::channel();
+        let told = std::sync::Mutex::new(Some(told));
+        let mut sender = connect(move |_request, mut respond| {
+            let told = told.lock().unwrap().take();
+            async move {
+                let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+                let _ = told.unwrap().send(reset.unwrap());
+            }
+        })
+        .await;
+        let (_rest, body) = Channel::<Bytes, BodyError>::new(1);
+        let tasks = TaskTracker::new();
+        {
+            let waiting = exchange(&mut sender, request(Body::boxed(body)), &tasks);
+            let limit = std::time::Duration::from_millis(50);
+            assert!(tokio::time::timeout(limit, waiting).await.is_err());
+        }
+        assert_eq!(seen.await.unwrap(), Reason::CANCEL);
+    }
+}

@@ -371,3 +371,92 @@ pub fn with_source(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use outrigger_identity::ControlPlane;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn peers() -> Peers {
+        let control_plane = ControlPlane::new("cluster.local", "dapr-system").unwrap();
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let idle = Duration::from_secs(180);
+        Peers::new(Security::disabled(control_plane), tasks, shutdown, idle)
+    }
+
+    async fn call(peers: &Peers, address: &str) -> Result<http::StatusCode, InvokeError> {
+        let target = PeerTarget {
+            address,
+            namespace: "n",
+            app_id: "a",
+        };
+        let request = Request::post(format!("http://{address}/p"))
+            .body(Body::full("x"))
+            .unwrap();
+        let (response, _lease) = tokio::time::timeout(LIMIT, peers.send(target, request))
+            .await
+            .expect("no hang")?;
+        Ok(response.status())
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closes_its_connection_in_order_is_called_over_a_new_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(async move {
+            let mut accepted = 0;
+            while accepted < 3 {
+                accepted += 1;
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+                respond.send_response(Response::new(()), true).unwrap();
+                connection.graceful_shutdown();
+                while connection.accept().await.is_some() {}
+            }
+        });
+        let peers = peers();
+        for _ in 0..3 {
+            assert_eq!(call(&peers, &address).await.unwrap(), 200);
+        }
+        serving.await.unwrap();
+    }
+
+    /// Watches over a connection; how long it took until the peer was given up, if it was.
+    async fn watched(near: tokio::io::DuplexStream) -> Option<Duration> {
+        let (io, cork) = cork(near);
+        let heard = cork.heard();
+        let (sender, mut connection) = h2::client::handshake(io).await.unwrap();
+        let pings = connection.ping_pong();
+        let started = Instant::now();
+        let watch = tokio::time::timeout(Duration::from_secs(100), silent(heard, pings));
+        let result = tokio::select! {
+            _ = cork.drive(connection) => panic!("the connection does not end by itself"),
+            result = watch => result,
+        };
+        drop(sender);
+        result.ok().map(|()| started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_no_ping_is_given_up_and_one_that_does_is_kept() {
+        let (near, _far) = tokio::io::duplex(1 << 16);
+        let given_up = watched(near).await.expect("it is given up");
+        assert_eq!(
+            given_up.as_secs(),
+            (KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT).as_secs()
+        );
+
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let serving = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let _ = connection.accept().await;
+        });
+        assert_eq!(watched(near).await, None);
+        serving.abort();
+    }
+}
