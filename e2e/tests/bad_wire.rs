@@ -135,20 +135,38 @@ async fn a_client_that_half_closes_gets_its_answer() {
         "{answer}"
     );
 
-    // Half of a body and then its end: no success, no hang, and the app has seen no whole call.
+    // Half of a body and then its end: told in words, no hang, and the app has seen no whole call.
     let _ = app.take_calls();
-    for half in [
-        "POST /v1.0/invoke/wire/method/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nonly this",
-        "POST /v1.0/invoke/wire/method/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
-        "POST /v1.0/state/store HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n[{\"key\":\"half\"",
-        "POST /v1.0/state/store HTTP/1.1\r\nHost: a\r\nConte",
+    let cut_off = format!(
+        r#"{{"errorCode":"ERR_DIRECT_INVOKE","message":"failed to invoke, id: wire, err: Post \"http://127.0.0.1:{}/x\": unexpected EOF"}}"#,
+        app.port()
+    );
+    let malformed = r#"{"errorCode":"ERR_MALFORMED_REQUEST","message":"unexpected EOF"}"#;
+    for (half, status, body) in [
+        (
+            "POST /v1.0/invoke/wire/method/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nonly this",
+            "HTTP/1.1 500 ",
+            cut_off.as_str(),
+        ),
+        (
+            "POST /v1.0/invoke/wire/method/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
+            "HTTP/1.1 500 ",
+            cut_off.as_str(),
+        ),
+        (
+            "POST /v1.0/state/store HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n[{\"key\":\"half\"",
+            "HTTP/1.1 400 ",
+            malformed,
+        ),
+        // No head, no answer.
+        ("POST /v1.0/state/store HTTP/1.1\r\nHost: a\r\nConte", "", ""),
     ] {
         let answer = answer_to(sidecar.http_port(), half.as_bytes(), true).await;
         let answer = answer.expect("an answer or the end of the connection");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(
-            !answer.starts_with(b"HTTP/1.1 2"),
-            "{}",
-            String::from_utf8_lossy(&answer)
+            answer.starts_with(status) && answer.ends_with(body) && answer.is_empty() == body.is_empty(),
+            "{half}: {answer}"
         );
     }
     assert_eq!(app.call_count(), 0);

@@ -112,15 +112,8 @@ impl Resolver for MdnsResolver {
         if let Some(address) = shared.cache().next(&request.app_id, Instant::now()) {
             return Ok(vec![address.to_string()]);
         }
-        let _waiting = Waiting::new(shared, &request.app_id);
-        let found = tokio::time::timeout(FIRST_ANSWER, shared.find(&request.app_id)).await;
-        match found {
-            Ok(address) => Ok(vec![address.map_err(ComponentError)?.to_string()]),
-            Err(_) => Err(ComponentError(format!(
-                "couldn't find service: {}",
-                request.app_id
-            ))),
-        }
+        // Boxed: nearly every call ends above.
+        Box::pin(shared.wait_for(&request.app_id)).await
     }
 
     async fn close(&self) {
@@ -148,6 +141,15 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
+    /// Asks the others for an app and waits for the first answer.
+    async fn wait_for(&self, app_id: &str) -> Result<Vec<String>, ComponentError> {
+        let _waiting = Waiting::new(self, app_id);
+        match tokio::time::timeout(FIRST_ANSWER, self.find(app_id)).await {
+            Ok(address) => Ok(vec![address.map_err(ComponentError)?.to_string()]),
+            Err(_) => Err(ComponentError(format!("couldn't find service: {app_id}"))),
+        }
+    }
+
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -36,6 +36,23 @@ pub struct TraceContext {
     pub state: Arc<str>,
 }
 
+/// What a caller says of its trace, right or wrong.
+#[derive(Debug, Clone, Default)]
+pub struct Incoming {
+    parent: Option<HeaderValue>,
+    state: Option<HeaderValue>,
+}
+
+impl Incoming {
+    /// As these headers have it.
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self {
+            parent: headers.get(TRACEPARENT).cloned(),
+            state: headers.get(TRACESTATE).cloned(),
+        }
+    }
+}
+
 impl TraceContext {
     /// A new trace, sampled with the given probability by its id.
     pub fn new_root(ratio: f64) -> Self {
@@ -169,16 +186,16 @@ impl TraceContext {
 
     /// Marks a request that is handed on to the app: the span if there is one, else what the caller sent, right or
     /// wrong, else that there is none.
-    pub fn hand_on(span: Option<&Self>, incoming: &HeaderMap, headers: &mut HeaderMap) {
+    pub fn hand_on(span: Option<&Self>, incoming: Incoming, headers: &mut HeaderMap) {
         if let Some(span) = span.filter(|span| span.is_some()) {
-            if let Some(state) = incoming.get(TRACESTATE) {
-                headers.insert(TRACESTATE, state.clone());
+            if let Some(state) = incoming.state {
+                headers.insert(TRACESTATE, state);
             }
             span.write_request_headers(headers);
-        } else if let Some(parent) = incoming.get(TRACEPARENT).filter(|parent| !parent.is_empty()) {
-            headers.insert(TRACEPARENT, parent.clone());
-            if let Some(state) = incoming.get(TRACESTATE) {
-                headers.insert(TRACESTATE, state.clone());
+        } else if let Some(parent) = incoming.parent.filter(|parent| !parent.is_empty()) {
+            headers.insert(TRACEPARENT, parent);
+            if let Some(state) = incoming.state {
+                headers.insert(TRACESTATE, state);
             }
         } else if let Some(span) = span {
             headers.insert(TRACEPARENT, span.header_value());

@@ -22,6 +22,12 @@ pub enum BodyError {
 
 impl From<hyper::Error> for BodyError {
     fn from(error: hyper::Error) -> Self {
+        let cause =
+            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        if cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::UnexpectedEof) {
+            // As Go says that the sender stopped in the middle.
+            return Self::Connection("unexpected EOF".to_owned());
+        }
         Self::Connection(error.to_string())
     }
 }

@@ -26,6 +26,8 @@ use tonic::body::Body;
 
 use crate::{GrpcApi, actors, error, reply, spans, trace};
 
+/// The method by which sidecars call each other's apps.
+pub(crate) const STREAM: &str = "CallLocalStream";
 /// Largest answer body whose first piece the leading message waits for.
 const WAIT_BELOW: u64 = 64 << 10;
 
@@ -37,31 +39,38 @@ struct Peer {
 }
 
 impl GrpcApi {
-    /// One call of the internal service.
+    /// A call of the internal service that is not [`STREAM`].
     pub(crate) async fn internal(
         self: &Arc<Self>,
         method: &str,
         request: Request<Incoming>,
     ) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
-        let spans = self.core.tracing.spans();
-        let peer = Peer {
-            caller: request.extensions().get::<PeerCaller>().cloned(),
-            parent: spans.is_on().then(|| trace::parent(request.headers())).flatten(),
-        };
+        let peer = self.peer(&request);
         let reader = FrameReader::new(request.into_body(), self.options.max_message);
-        let result = match method {
-            "CallLocalStream" => self.call_local_stream(reader, span, &peer).await,
+        finished(match method {
             "CallLocal" => self.call_local(reader, span, &peer).await,
             "CallActor" => self.call_actor(reader, span).await,
             "CallActorReminder" => self.call_actor_reminder(reader, span).await,
             "CallActorStream" => self.call_actor_stream(reader, span).await,
             other => Err(Status::unimplemented(format!("unknown method {other}"))),
-        };
-        let mut answer = result.unwrap_or_else(Status::into_http);
-        // For our own counting of the app's errors, not for other sidecars.
-        error::take_mark(answer.headers_mut());
-        answer
+        })
+    }
+
+    /// [`STREAM`].
+    pub(crate) async fn internal_stream(&self, request: Request<Incoming>) -> Response<Body> {
+        let span = trace::start(&self.core, request.headers());
+        let peer = self.peer(&request);
+        let reader = FrameReader::new(request.into_body(), self.options.max_message);
+        finished(self.call_local_stream(reader, span, &peer).await)
+    }
+
+    fn peer(&self, request: &Request<Incoming>) -> Peer {
+        let spans = self.core.tracing.spans();
+        Peer {
+            caller: request.extensions().get::<PeerCaller>().cloned(),
+            parent: spans.is_on().then(|| trace::parent(request.headers())).flatten(),
+        }
     }
 
     async fn call_local_stream(
@@ -293,6 +302,13 @@ impl GrpcApi {
             .await
             .map_err(|error| app_failed(&error))
     }
+}
+
+fn finished(result: Result<Response<Body>, Status>) -> Response<Body> {
+    let mut answer = result.unwrap_or_else(Status::into_http);
+    // For our own counting of the app's errors, not for other sidecars.
+    error::take_mark(answer.headers_mut());
+    answer
 }
 
 /// A call that did not reach the app.

@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use crate::deadline::{self, Limited};
 use crate::trace;
-use crate::{GrpcApi, Server, access, bindings, error, reflection, reply, spans};
+use crate::{GrpcApi, Server, access, bindings, error, internal, reflection, reply, spans};
 
 const DAPR: &str = "/dapr.proto.runtime.v1.Dapr/";
 const INTERNAL: &str = "/dapr.proto.internals.v1.ServiceInvocation/";
@@ -47,6 +47,8 @@ impl GrpcApi {
         }
     }
 
+    /// The calls of other sidecars' apps go straight through; everything else is boxed, so that the future which is
+    /// made for each of them stays small: hyper and the runtime move it about several times.
     async fn answer(self: &Arc<Self>, server: Server, mut request: Request<Incoming>) -> Response<Body> {
         if server == Server::Api
             && let Err(status) = self.authorise(&mut request)
@@ -56,17 +58,27 @@ impl GrpcApi {
         let path = request.uri().path();
         if path.starts_with(reflection::PREFIX) {
             return match self.reflection(server) {
-                Ok(reflection) => reflection.clone().call(request).await,
+                Ok(reflection) => Box::pin(reflection.clone().call(request)).await,
                 Err(error) => reflection::unusable(error),
             };
         }
         if let Some(method) = path.strip_prefix(INTERNAL).filter(|_| server == Server::Internal) {
+            if method == internal::STREAM {
+                return self.internal_stream(request).await;
+            }
             let method = method.to_owned();
-            return self.internal(&method, request).await;
+            return Box::pin(self.internal(&method, request)).await;
         }
-        let Some(method) = path.strip_prefix(DAPR).filter(|_| server == Server::Api) else {
-            return self.proxy(request).await;
-        };
+        if !path.starts_with(DAPR) || server != Server::Api {
+            return Box::pin(self.proxy(request)).await;
+        }
+        Box::pin(self.api_call(request)).await
+    }
+
+    /// A call of the app's, to the Dapr API.
+    async fn api_call(&self, mut request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        let method = path.strip_prefix(DAPR).unwrap_or(path);
         if !self.access.load().allows_grpc(access::groups(method)) {
             return error::from_http(501, "requested endpoint is not available").into_http();
         }

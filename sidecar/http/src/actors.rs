@@ -85,7 +85,7 @@ fn to_response(answer: InternalInvokeResponse) -> Response<Body> {
     let (headers, _) = wire::headers(answer.headers);
     let message = answer.message.unwrap_or_default();
     let mut response = Response::new(Body::full(message.data.unwrap_or_default().value));
-    *response.headers_mut() = to_http(&headers);
+    *response.headers_mut() = to_http(headers);
     // Below 100 it is a gRPC code; a failed call never gets here.
     *response.status_mut() = u16::try_from(code)
         .ok()

@@ -15,7 +15,7 @@ use outrigger_sidecar_core::invoke::headers::{API_TOKEN, APP_ID, to_http};
 use outrigger_sidecar_core::invoke::message::{NO_EVENTS, asks_for_events};
 use outrigger_sidecar_core::invoke::{InvokeError, InvokeRequest, InvokeResponse, Origin, escape, sniff};
 use outrigger_sidecar_core::{Body, BodyError};
-use outrigger_trace_context::TraceContext;
+use outrigger_trace_context::{Incoming, TraceContext};
 
 use crate::HttpApi;
 use crate::path::query_unescape;
@@ -172,9 +172,10 @@ async fn to_response(
         Ok(code) => StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut out = to_http(&answer.headers);
+    let traced = Incoming::of(&answer.headers);
+    let mut out = to_http(answer.headers);
     // What the app says about its trace goes before our own span.
-    TraceContext::hand_on(None, &answer.headers, &mut out);
+    TraceContext::hand_on(None, traced, &mut out);
     let failed = !(200..400).contains(&status.as_u16());
     if failed && event_stream {
         // Not helpful, but what Dapr answers.
@@ -225,7 +226,7 @@ fn broken(error: BodyError) -> InvokeError {
 /// A gRPC app's answer: OK with its data, else its status as JSON under the mapped HTTP status.
 async fn grpc_response(answer: InvokeResponse) -> Result<Response<Body>, InvokeError> {
     let code = GrpcCode::from_i32(answer.status.code);
-    let mut out = to_http(&answer.headers);
+    let mut out = to_http(answer.headers);
     let bytes = if code == GrpcCode::Ok {
         answer.body.collect_bytes().await.map_err(broken)?
     } else {

@@ -144,7 +144,7 @@ impl HttpApp {
         let pipeline = self.middleware.as_ref().filter(|pipeline| pipeline.is_used());
         let result = match pipeline {
             None => self.send(request, slot).await,
-            Some(middleware) => self.send_through(middleware, request, slot).await,
+            Some(middleware) => Box::pin(self.send_through(middleware, request, slot)).await,
         };
         if let Some(call) = call {
             call.completed(result.as_ref().ok());

@@ -89,7 +89,8 @@ impl Pool {
         loop {
             let (mut sender, is_fresh) = match self.kept().await {
                 Some(sender) => (sender, false),
-                None => (self.connect().await?, true),
+                // Boxed: rare, and larger than all the rest.
+                None => (Box::pin(self.connect()).await?, true),
             };
             match sender.ready().await {
                 Ok(()) => {}

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_trace_context::baggage::BAGGAGE;
 use outrigger_trace_context::{GRPC_TRACE_BIN, TRACEPARENT, TRACESTATE};
 
 use super::message::Origin;
@@ -130,32 +131,43 @@ pub fn from_grpc(metadata: tonic::metadata::MetadataMap) -> HeaderMap {
 
 /// Headers as an HTTP peer gets them: hop-by-hop, binary, length, content type, trace and internal ones are
 /// dropped, the ones of gRPC renamed. Content type and trace are set by the caller from their own fields.
-pub fn to_http(headers: &HeaderMap) -> HeaderMap {
+#[must_use]
+pub fn to_http(mut headers: HeaderMap) -> HeaderMap {
     let has_connection = headers.contains_key(CONNECTION);
-    let mut out = HeaderMap::with_capacity(headers.len() + 4);
-    for (name, value) in headers {
+    let (mut dropped, mut renamed) = (Vec::new(), Vec::new());
+    for name in headers.keys() {
         let text = name.as_str();
-        let dropped = is_trace(text)
+        let is_dropped = is_trace(text)
             || is_hop_by_hop(text)
             || name == CONTENT_TYPE
             || name == CONTENT_LENGTH
             || name == HOST
             || name == DESTINATION_APP_ID
             || text.ends_with("-bin")
-            || has_connection && named_by_connection(headers, text)
-            || text == "baggage" && out.contains_key(name);
-        if dropped {
-            continue;
+            || has_connection && named_by_connection(&headers, text);
+        if is_dropped {
+            dropped.push(name.clone());
+        } else if text.starts_with("grpc-") {
+            renamed.push(name.clone());
         }
-        if text.starts_with("grpc-") {
-            if let Some(renamed) = with_prefix(text) {
-                out.append(renamed, value.clone());
-            }
-            continue;
-        }
-        out.append(name.clone(), value.clone());
     }
-    out
+    for name in &dropped {
+        headers.remove(name);
+    }
+    for name in &renamed {
+        let values: Vec<HeaderValue> = headers.get_all(name).iter().cloned().collect();
+        headers.remove(name);
+        if let Some(name) = with_prefix(name.as_str()) {
+            for value in values {
+                headers.append(name.clone(), value);
+            }
+        }
+    }
+    // Of several the first counts.
+    if let Some(first) = headers.get(BAGGAGE).cloned() {
+        headers.insert(BAGGAGE, first);
+    }
+    headers
 }
 
 /// Headers as a gRPC peer gets them in its metadata. `rename` is off for trailers.
@@ -359,7 +371,7 @@ mod tests {
             ("x-a", "1"),
             ("x-a", "2"),
         ]);
-        let out = to_http(&headers);
+        let out = to_http(headers);
         assert_eq!(
             out,
             map(&[("dapr-grpc-timeout", "1S"), ("x-a", "1"), ("x-a", "2")])

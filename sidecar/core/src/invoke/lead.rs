@@ -21,6 +21,9 @@ use super::headers::{
 };
 use super::{InvokeError, InvokeRequest, InvokeResponse, Origin, wire};
 
+/// Headers that a request has, those of the sidecars included: as many as fit before the map grows.
+const USUAL: usize = 12;
+
 /// The tag of a length-delimited field (of field numbers up to 15).
 const fn delimited(field: u8) -> u8 {
     field << 3 | 2
@@ -244,7 +247,7 @@ impl RequestLead {
         let (lead, payload) = stream_message(message)?;
         let mut read = Self {
             version: 0,
-            headers: HeaderMap::new(),
+            headers: HeaderMap::with_capacity(USUAL),
             origin: Origin::Http,
             message: None,
             payload,

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use http_body::Body as _;
 use outrigger_model::GrpcCode;
 use outrigger_proto::common::v1 as common;
-use outrigger_trace_context::TraceContext;
+use outrigger_trace_context::{Incoming, TraceContext};
 use tonic::metadata::MetadataMap;
 
 use super::{InvokeError, InvokeRequest, InvokeResponse, InvokeStatus, Origin, headers};
@@ -35,7 +35,8 @@ pub async fn invoke_whatever_its_health(
     if let Some(http) = app.http() {
         invoke_http(http, request, slot).await
     } else if let Some(grpc) = app.grpc() {
-        invoke_grpc(grpc, request, slot).await
+        // Boxed: by far the larger of both.
+        Box::pin(invoke_grpc(grpc, request, slot)).await
     } else {
         Err(InvokeError::internal("app channel is not initialized"))
     }
@@ -115,7 +116,8 @@ pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<B
             ));
         }
     };
-    let mut outgoing = headers::to_http(&request.headers);
+    let traced = Incoming::of(&request.headers);
+    let mut outgoing = headers::to_http(request.headers);
     let content_type = if request.type_url.as_deref().is_none_or(str::is_empty) {
         &request.content_type
     } else {
@@ -133,7 +135,7 @@ pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<B
     {
         outgoing.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    TraceContext::hand_on(request.trace.as_ref(), &request.headers, &mut outgoing);
+    TraceContext::hand_on(request.trace.as_ref(), traced, &mut outgoing);
     let mut out = Request::new(request.body);
     *out.method_mut() = verb;
     *out.uri_mut() = uri;
