@@ -127,16 +127,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 /// Builds this binary and daprd with the profile; the folder they are in.
 fn build(root: &Path, args: &BenchArgs) -> Result<PathBuf> {
     let mut build = cargo(root);
-    build.args([
-        "build",
-        "--quiet",
-        "--profile",
-        &args.profile,
-        "--package",
-        "xtask",
-    ]);
+    // With the workspace's features, as everything else is built: chosen alone, packages have fewer of them, and all
+    // that they depend on would be compiled once more.
+    build.args(["build", "--quiet", "--workspace", "--profile", &args.profile]);
+    build.args(["--bin", "xtask"]);
     if args.bins.is_none() {
-        build.args(["--package", "outrigger-sidecar"]);
+        build.args(["--bin", "daprd"]);
     }
     let status = build.status().context("starting cargo build")?;
     ensure!(status.success(), "cargo build ended with {status}");
