@@ -249,9 +249,10 @@ impl ReminderImport {
             Ok(()) => Ok(Outcome::Made),
             // By an attempt that was cut off, by another sidecar, or by the app itself, which knows better.
             Err(ReminderError::AlreadyExists(_)) => Ok(Outcome::Settled),
-            Err(ReminderError::Status { code, message }) if code == outrigger_model::GrpcCode::Unknown => {
-                refuse(&message)
-            }
+            Err(ReminderError::Status {
+                code: outrigger_model::GrpcCode::Unknown,
+                message,
+            }) => refuse(&message),
             Err(error) => Err(ImportError(error.to_string())),
         }
     }
@@ -349,7 +350,7 @@ async fn note(store: &dyn StateStore, key: &str, done: &BTreeSet<String>) -> Res
         match store.set(request).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_etag() => {
-                tokio::time::sleep(Duration::from_millis(rand::random_range(5..50))).await
+                tokio::time::sleep(Duration::from_millis(rand::random_range(5..50))).await;
             }
             Err(error) => return Err(failed(key, &error)),
         }
