@@ -235,7 +235,7 @@ async fn reminders_of_older_versions_come_over_once_though_the_sidecar_is_killed
     let stage = Stage::start(dir.path()).await;
     stage.fill().await;
     let all = || (1..=PARTITIONS).flat_map(|partition| (0..PER_PARTITION).map(move |n| (partition, n)));
-    let is_due = |n: usize| n % 40 == 0;
+    let is_due = |n: usize| n.is_multiple_of(40);
     let expected: BTreeSet<String> = all()
         .filter(|(_, n)| !is_due(*n))
         .map(|(p, n)| full_name(p, n))
