@@ -83,7 +83,9 @@ pub(crate) struct RunningActors {
 }
 
 impl RunningActors {
-    /// Connects to the placement service; the target is ready while a table is in force.
+    /// Connects to the placement service; the target is ready once a table has been in force. Losing it later does not
+    /// count: everything but actors goes on, and Kubernetes would take pods that are not ready out of their Service, so that
+    /// a restart of placement would cut off all apps (as it does in Dapr).
     pub(crate) fn start(
         engine: Arc<Engine>,
         config: &SidecarConfig,
@@ -101,19 +103,10 @@ impl RunningActors {
         tasks.spawn(engine.clone().run(Box::new(connector), stop.clone()));
         let (mut link, until) = (engine.link(), stop.clone());
         tasks.spawn(async move {
-            let watching = async {
-                loop {
-                    if link.borrow_and_update().ready {
-                        ready.ready();
-                    } else {
-                        ready.not_ready();
-                    }
-                    if link.changed().await.is_err() {
-                        return;
-                    }
-                }
-            };
-            until.run_until_cancelled(watching).await;
+            let waiting = link.wait_for(|link| link.ready);
+            if let Some(Ok(_)) = until.run_until_cancelled(waiting).await {
+                ready.ready();
+            }
         });
         let limit = config.graceful_shutdown.map_or(PATIENCE, |limit| limit / 2);
         Self {
