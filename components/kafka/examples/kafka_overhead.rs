@@ -40,7 +40,7 @@ async fn main() {
     let plain = move |_| {
         let (producer, data) = (producer.clone(), data.clone());
         async move {
-            producer.send(Record::new("plain", data)).await.unwrap();
+            let _ = producer.send(Record::new("plain", data)).await.unwrap();
         }
     };
     let ours = move |_| {
