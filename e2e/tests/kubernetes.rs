@@ -203,7 +203,7 @@ impl Stage {
             while !over.load(Ordering::Relaxed) {
                 let told = pods::exec(self, namespace, "front", &["load", "5", url]);
                 match told.split_once(" good, ") {
-                    Some((good, rest)) if rest == "0 bad" => calls += good.parse::<u64>().unwrap_or(0),
+                    Some((good, "0 bad")) => calls += good.parse::<u64>().unwrap_or(0),
                     _ => failures.push(told),
                 }
             }

@@ -182,7 +182,7 @@ async fn join(
             let Ok(data) = piece.into_data() else { return };
             let mut orders = Vec::new();
             reader.feed(data, |operation, version, length| {
-                orders.push((operation, version, length))
+                orders.push((operation, version, length));
             });
             for (operation, version, length) in orders {
                 if operation == 3 {

@@ -45,7 +45,9 @@ async fn main() {
     };
     let ours = move |_| {
         let (broker, value) = (broker.clone(), value.clone());
-        async move { broker.publish(text("ours", &value)).await.unwrap() }
+        async move {
+            broker.publish(text("ours", &value)).await.unwrap();
+        }
     };
     compare("pubsub.kafka, publish", plain, ours).await;
 }

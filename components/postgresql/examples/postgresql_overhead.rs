@@ -82,7 +82,7 @@ async fn main() {
             store
                 .set(write(&format!("ours{}", n % 1000), &value))
                 .await
-                .unwrap()
+                .unwrap();
         }
     };
     compare("state.postgresql v2, set", set, ours).await;

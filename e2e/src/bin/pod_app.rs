@@ -110,32 +110,35 @@ fn ask(method: &str, url: &str, body: &str) -> std::io::Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
+/// Serves until it is told to end or cannot go on.
 fn serve(name: &str) -> std::io::Result<()> {
-    // The first process of a container ignores signals that it does not ask for.
-    std::thread::spawn(|| std::process::exit(until_told_to_end()));
     let listener = TcpListener::bind("0.0.0.0:8080")?;
-    let seen = Arc::new(Mutex::new(Vec::new()));
     let name: Arc<str> = name.into();
+    let (ended, mut serving) = tokio::sync::oneshot::channel();
+    // A test's app: its threads end with its pod.
+    std::thread::spawn(move || ended.send(accept_all(&listener, &name)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // The first process of a container ignores signals that it does not ask for.
+        let mut told = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = told.recv() => Ok(()),
+            end = &mut serving => end.unwrap_or_else(|gone| Err(std::io::Error::other(gone))),
+        }
+    })
+}
+
+fn accept_all(listener: &TcpListener, name: &Arc<str>) -> std::io::Result<()> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
     for stream in listener.incoming() {
-        let (stream, seen, name) = (stream?, Arc::clone(&seen), Arc::clone(&name));
-        // A test's app: it ends with its pod.
+        let (stream, seen, name) = (stream?, Arc::clone(&seen), Arc::clone(name));
         std::thread::spawn(move || {
             let _ = answer_all(stream, &name, &seen);
         });
     }
     Ok(())
-}
-
-/// Waits for SIGTERM; the exit code.
-fn until_told_to_end() -> i32 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let told = runtime.and_then(|runtime| {
-        runtime.block_on(async {
-            signal(SignalKind::terminate())?.recv().await;
-            Ok(())
-        })
-    });
-    i32::from(told.is_err())
 }
 
 /// Answers requests until the peer closes.
