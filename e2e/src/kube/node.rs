@@ -44,10 +44,9 @@ impl Place {
         format!("10.244.{}.0/24", self.number - 1)
     }
 
-    /// The control group that its pods are in. The first node has kubelet's usual ones; those of another kubelet have to be
-    /// apart, since each removes groups of pods that it does not know.
-    pub(super) fn cgroup(&self) -> Option<String> {
-        (self.number > 1).then(|| format!("outrigger-{}-{}", std::process::id(), self.number))
+    /// The control group that its pods are in: one for each kubelet, as each removes groups of pods that it does not know.
+    pub(super) fn cgroup(&self) -> String {
+        format!("outrigger-{}-{}", std::process::id(), self.number)
     }
 
     fn socket(&self) -> PathBuf {
@@ -81,7 +80,7 @@ impl Deref for Cluster {
 #[derive(Debug)]
 struct Network {
     name: String,
-    cgroup: Option<String>,
+    cgroup: String,
 }
 
 impl Network {
@@ -162,16 +161,14 @@ impl Network {
             "ip link set cni0 up",
             "sysctl -q -w net.ipv4.ip_forward=1",
         ]);
-        if let Some(group) = &network.cgroup {
-            for folder in cgroups(group) {
-                let made = fs::create_dir(&folder);
-                made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-                // A new group of a hierarchy by processors takes in nothing before it has some.
-                for file in ["cpuset.cpus", "cpuset.mems"] {
-                    let above = folder.parent().map(|above| above.join(file));
-                    if let Some(value) = above.and_then(|path| fs::read_to_string(path).ok()) {
-                        let _ = fs::write(folder.join(file), value);
-                    }
+        for folder in cgroups(&network.cgroup) {
+            let made = fs::create_dir(&folder);
+            made.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+            // A new group of the hierarchy of processors takes in nothing before it has some.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let above = folder.parent().map(|above| above.join(file));
+                if let Some(value) = above.and_then(|path| fs::read_to_string(path).ok()) {
+                    let _ = fs::write(folder.join(file), value);
                 }
             }
         }
@@ -207,7 +204,7 @@ impl Drop for Network {
             .args(["link", "del", "outrigger0"])
             .stderr(Stdio::null())
             .status();
-        for folder in self.cgroup.iter().flat_map(|group| cgroups(group)) {
+        for folder in cgroups(&self.cgroup) {
             remove_groups(&folder);
         }
     }

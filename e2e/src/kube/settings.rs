@@ -132,11 +132,8 @@ pub(super) fn kubelet(place: &Place, pki: &Pki, kubeconfig: &Path, serving: &Ide
          imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n\
          podLogsDir: {work}/pod-logs\nserializeImagePulls: false\nmaxPods: 200\n\
          syncFrequency: 10s\nfileCheckFrequency: 5s\nregistryPullQPS: 0\n\
-         kubeAPIQPS: 100\nkubeAPIBurst: 200\n{root}",
-        root = match place.cgroup() {
-            Some(name) => format!("cgroupRoot: /{name}\n"),
-            None => String::new(),
-        },
+         kubeAPIQPS: 100\nkubeAPIBurst: 200\ncgroupRoot: /{root}\n",
+        root = place.cgroup(),
         ca = ca.display(),
         cert = serving.cert.display(),
         key = serving.key.display(),

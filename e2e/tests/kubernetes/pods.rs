@@ -192,6 +192,23 @@ pub(super) fn nothing_fails_while_all_restarts(stage: &mut Stage) {
             for workload in WORKLOADS {
                 restart(SYSTEM, workload);
             }
+            // Longer than a sidecar may be unready before it is taken out of its Service.
+            let scale = |replicas: &str| {
+                let words = [
+                    "-n",
+                    SYSTEM,
+                    "scale",
+                    "statefulset/dapr-placement-server",
+                    replicas,
+                ];
+                stage.cluster.kubectl(&words, "").unwrap();
+            };
+            scale("--replicas=0");
+            std::thread::sleep(Duration::from_secs(12));
+            scale("--replicas=1");
+            stage
+                .cluster
+                .rolled_out(SYSTEM, "statefulset/dapr-placement-server", PATIENCE);
         });
         eprintln!("{calls} calls while the control plane restarted");
         assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");

@@ -15,6 +15,8 @@ use super::InvokeError;
 const CACHE_TTL: Duration = Duration::from_secs(5);
 /// How long the others go on with an old set while one caller looks up.
 const REFRESHING: Duration = Duration::from_secs(1);
+/// How long an old set is used while the resolver has no answer. What is wrong in it is forgotten by the first call.
+const STALE: Duration = Duration::from_secs(60);
 /// Tries while a resolver has no answer, and the pause between them.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -27,8 +29,12 @@ pub struct Addresses {
     cache: Mutex<HashMap<ResolveRequest, Cached>>,
 }
 
-/// Until when a set of addresses is trusted, and the set.
-type Cached = (Instant, Arc<[String]>);
+/// A set of addresses.
+struct Cached {
+    addresses: Arc<[String]>,
+    found: Instant,
+    trusted_until: Instant,
+}
 
 impl Addresses {
     /// Looks up with this resolver.
@@ -78,13 +84,38 @@ impl Addresses {
     /// What is known, unless it is for this caller to look up anew.
     fn cached(&self, request: &ResolveRequest) -> Option<Arc<[String]>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, found) = cache.get_mut(request)?;
+        let cached = cache.get_mut(request)?;
         let now = Instant::now();
-        if *until > now {
-            return Some(found.clone());
+        if cached.trusted_until > now {
+            return Some(cached.addresses.clone());
         }
-        *until = now + REFRESHING;
+        cached.trusted_until = now + REFRESHING;
         None
+    }
+
+    /// What was known not long ago.
+    fn stale(&self, request: &ResolveRequest) -> Option<Arc<[String]>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let cached = cache.get(request)?;
+        if cached.found.elapsed() < STALE {
+            return Some(cached.addresses.clone());
+        }
+        cache.remove(request);
+        None
+    }
+
+    fn keep(&self, request: &ResolveRequest, addresses: &Arc<[String]>) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if cache.len() >= SWEEP_ABOVE {
+            cache.retain(|_, cached| cached.found.elapsed() < STALE);
+        }
+        let cached = Cached {
+            addresses: addresses.clone(),
+            found: now,
+            trusted_until: now + CACHE_TTL,
+        };
+        cache.insert(request.clone(), cached);
     }
 
     async fn resolve_many(
@@ -92,28 +123,22 @@ impl Addresses {
         resolver: &dyn Resolver,
         request: &ResolveRequest,
     ) -> Result<String, InvokeError> {
-        let found = match self.cached(request) {
-            Some(found) => found,
-            None => {
-                let found: Arc<[String]> = resolver
-                    .resolve(request)
-                    .await
-                    .map_err(|error| InvokeError::internal(error.0))?
-                    .into();
-                let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-                let now = Instant::now();
-                if cache.len() >= SWEEP_ABOVE {
-                    cache.retain(|_, (until, _)| *until > now);
+        let addresses = match self.cached(request) {
+            Some(known) => known,
+            None => match resolver.resolve(request).await {
+                Ok(found) if !found.is_empty() => {
+                    let found: Arc<[String]> = found.into();
+                    self.keep(request, &found);
+                    found
                 }
-                if found.is_empty() {
-                    cache.remove(request);
-                } else {
-                    cache.insert(request.clone(), (now + CACHE_TTL, found.clone()));
-                }
-                found
-            }
+                // No instance is ready, or the resolver is away: a moment later there may be.
+                Ok(_) => self.stale(request).ok_or_else(|| not_found(request))?,
+                Err(error) => self
+                    .stale(request)
+                    .ok_or_else(|| InvokeError::internal(error.0))?,
+            },
         };
-        found
+        addresses
             .choose(&mut rand::rng())
             .cloned()
             .ok_or_else(|| not_found(request))
@@ -134,6 +159,7 @@ mod tests {
     #[derive(Default)]
     struct Pods {
         there: Mutex<Vec<String>>,
+        fails: Mutex<bool>,
         asked: Mutex<u32>,
     }
 
@@ -142,6 +168,9 @@ mod tests {
         async fn resolve(&self, _: &ResolveRequest) -> Result<Vec<String>, ComponentError> {
             *self.asked.lock().unwrap() += 1;
             tokio::time::sleep(Duration::from_millis(100)).await;
+            if *self.fails.lock().unwrap() {
+                return Err(ComponentError("no such name".into()));
+            }
             Ok(self.there.lock().unwrap().clone())
         }
 
@@ -176,11 +205,23 @@ mod tests {
         addresses.forget(&request);
         addresses.resolve(&request).await.unwrap();
         assert_eq!(*pods.asked.lock().unwrap(), 3);
-        // Nobody there any more is not remembered as somebody.
+        // With no answer, or none ready, the last one serves for a minute.
         pods.there.lock().unwrap().clear();
-        tokio::time::advance(Duration::from_secs(6)).await;
+        for fails in [false, true] {
+            *pods.fails.lock().unwrap() = fails;
+            tokio::time::advance(Duration::from_secs(6)).await;
+            assert_eq!(addresses.resolve(&request).await.unwrap(), "new");
+        }
+        tokio::time::advance(STALE).await;
+        let error = addresses.resolve(&request).await.unwrap_err();
+        assert_eq!(error.to_string(), "no such name");
+        *pods.fails.lock().unwrap() = false;
         assert!(addresses.resolve(&request).await.is_err());
+        // And not at all once a connection failed.
         *pods.there.lock().unwrap() = vec!["back".into()];
         assert_eq!(addresses.resolve(&request).await.unwrap(), "back");
+        pods.there.lock().unwrap().clear();
+        addresses.forget(&request);
+        assert!(addresses.resolve(&request).await.is_err());
     }
 }
