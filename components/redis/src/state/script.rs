@@ -97,7 +97,7 @@ end
 return redis.call('DEL', key)
 "#;
 
-/// In front of a script: KEYS[2] is the guard's row, the last of ARGV the version that it must have. In a transaction every
+/// In front of a script: `KEYS[2]` is the guard's row, the last of `ARGV` the version that it must have. In a transaction every
 /// step has it, so all refuse alike.
 const GUARD: &str = r#"
 if redis.call('HGET', KEYS[2], 'version') ~= ARGV[#ARGV] then
