@@ -12,27 +12,33 @@ pub(super) const REFUSED: &str = "etag refused";
 /// What a refusal says when the guard's row is not as expected.
 pub(super) const GUARD_CHANGED: &str = "guard changed";
 
-/// KEYS: key. ARGV: expected version or 0, data, 0 = record a first write, lifetime in seconds or empty.
-/// Answers the new version.
-const SET: &str = r#"
+/// A write, with what sets one form apart from the other: how to read the version, whether a first write guards the key, and
+/// how to write the data and count the version up. KEYS: key. ARGV: expected version or 0, data, 0 = record a first
+/// write, lifetime in seconds or empty. Answers the new version.
+macro_rules! set_script {
+    (version: $version:literal, guarded: $guarded:literal, write: $write:literal) => {
+        concat!(
+            r#"
 local key, expected, data, mode, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local version = redis.pcall('HGET', key, 'version')
+local version = "#,
+            $version,
+            r#"
 if type(version) == 'table' then
   redis.call('DEL', key)
   version = false
 end
 local exists = version and version ~= ''
 if exists and version ~= expected then
-  local guarded = redis.call('HEXISTS', key, 'first-write') == 1
+"#,
+            $guarded,
+            r#"
   if guarded or expected ~= '0' then
     return redis.error_reply('ERR etag refused: failed to set key ' .. key)
   end
 end
-redis.call('HSET', key, 'data', data)
-if mode == '0' then
-  redis.call('HSET', key, 'first-write', 0)
-end
-local now = redis.call('HINCRBY', key, 'version', 1)
+"#,
+            $write,
+            r#"
 if ttl ~= '' then
   if tonumber(ttl) > 0 then
     redis.call('EXPIRE', key, ttl)
@@ -41,61 +47,56 @@ if ttl ~= '' then
   end
 end
 return now
-"#;
+"#
+        )
+    };
+}
 
-/// As [`SET`] for a document. One that is not there gets the version after the expected one, as upstream's.
-const SET_JSON: &str = r#"
-local key, expected, document, mode, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local version = redis.pcall('JSON.GET', key, '.version')
-if type(version) == 'table' then
-  redis.call('DEL', key)
-  version = false
+/// A removal. KEYS: key. ARGV: expected version or 0. Answers how many keys were removed.
+macro_rules! delete_script {
+    (version: $version:literal) => {
+        concat!(
+            r#"
+local key, expected = KEYS[1], ARGV[1]
+local version = "#,
+            $version,
+            r#"
+local exists = version and type(version) ~= 'table' and version ~= ''
+if exists and version ~= expected and expected ~= '0' then
+  return redis.error_reply('ERR etag refused: failed to delete ' .. key)
 end
-local exists = version and version ~= ''
-if exists and version ~= expected then
-  local guard = redis.pcall('JSON.GET', key, '.first-write')
-  local guarded = guard and type(guard) ~= 'table'
-  if guarded or expected ~= '0' then
-    return redis.error_reply('ERR etag refused: failed to set key ' .. key)
-  end
+return redis.call('DEL', key)
+"#
+        )
+    };
+}
+
+const SET: &str = set_script!(
+    version: "redis.pcall('HGET', key, 'version')",
+    guarded: "  local guarded = redis.call('HEXISTS', key, 'first-write') == 1",
+    write: "redis.call('HSET', key, 'data', data)
+if mode == '0' then
+  redis.call('HSET', key, 'first-write', 0)
 end
-redis.call('JSON.SET', key, '$', document)
+local now = redis.call('HINCRBY', key, 'version', 1)"
+);
+
+/// A document that is not there gets the version after the expected one, as upstream's.
+const SET_JSON: &str = set_script!(
+    version: "redis.pcall('JSON.GET', key, '.version')",
+    guarded: "  local guard = redis.pcall('JSON.GET', key, '.first-write')
+  local guarded = guard and type(guard) ~= 'table'",
+    write: "redis.call('JSON.SET', key, '$', data)
 if mode == '0' then
   redis.call('JSON.SET', key, '.first-write', 0)
 end
 local now = tonumber(exists and version or expected) + 1
-redis.call('JSON.SET', key, '.version', now)
-if ttl ~= '' then
-  if tonumber(ttl) > 0 then
-    redis.call('EXPIRE', key, ttl)
-  else
-    redis.call('PERSIST', key)
-  end
-end
-return now
-"#;
+redis.call('JSON.SET', key, '.version', now)"
+);
 
-/// As [`DELETE`] for a document.
-const DELETE_JSON: &str = r#"
-local key, expected = KEYS[1], ARGV[1]
-local version = redis.pcall('JSON.GET', key, '.version')
-local exists = version and type(version) ~= 'table' and version ~= ''
-if exists and version ~= expected and expected ~= '0' then
-  return redis.error_reply('ERR etag refused: failed to delete ' .. key)
-end
-return redis.call('DEL', key)
-"#;
+const DELETE: &str = delete_script!(version: "redis.pcall('HGET', key, 'version')");
 
-/// KEYS: key. ARGV: expected version or 0. Answers how many keys were removed.
-const DELETE: &str = r#"
-local key, expected = KEYS[1], ARGV[1]
-local version = redis.pcall('HGET', key, 'version')
-local exists = version and type(version) ~= 'table' and version ~= ''
-if exists and version ~= expected and expected ~= '0' then
-  return redis.error_reply('ERR etag refused: failed to delete ' .. key)
-end
-return redis.call('DEL', key)
-"#;
+const DELETE_JSON: &str = delete_script!(version: "redis.pcall('JSON.GET', key, '.version')");
 
 /// In front of a script: `KEYS[2]` is the guard's row, the last of `ARGV` the version that it must have. In a transaction every
 /// step has it, so all refuse alike.
