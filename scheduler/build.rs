@@ -1,8 +1,9 @@
-//! Generates the Rust types of etcd's API and of the values at rest with a compiler in pure Rust.
+//! Generates the Rust types of etcd's API and of the values at rest with a compiler in pure Rust, and lays the program out.
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
+    outrigger_layout::emit();
     let set = protox::Compiler::new(["proto"])?
         .include_imports(true)
         .include_source_info(true)

@@ -14,13 +14,13 @@ mod report;
 mod stage;
 mod startup;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::workspace::{cargo, root};
+use crate::workspace::{self, root};
 use load::Outcome;
 use process::Memory;
 use report::{Case, Measure, Report};
@@ -82,7 +82,7 @@ enum Load {
 /// Builds, measures, prints and writes the report.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let root = root()?;
-    let built = build(&root, args)?;
+    let built = build(args)?;
     let bins = args
         .bins
         .as_ref()
@@ -125,32 +125,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 }
 
 /// Builds this binary and daprd with the profile; the folder they are in.
-fn build(root: &Path, args: &BenchArgs) -> Result<PathBuf> {
-    let mut build = cargo(root);
-    // With the workspace's features, as everything else is built: chosen alone, packages have fewer of them, and all
-    // that they depend on would be compiled once more.
-    build.args(["build", "--quiet", "--workspace", "--profile", &args.profile]);
-    build.args(["--bin", "xtask"]);
-    if args.bins.is_none() {
-        build.args(["--bin", "daprd"]);
-    }
-    let status = build.status().context("starting cargo build")?;
-    ensure!(status.success(), "cargo build ended with {status}");
-    let metadata = cargo(root)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .stderr(Stdio::inherit())
-        .output()?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&metadata.stdout).context("reading cargo metadata")?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names the target directory")?;
-    // The profile `dev` is the one whose folder has another name.
-    Ok(Path::new(target).join(if args.profile == "dev" {
-        "debug"
+fn build(args: &BenchArgs) -> Result<PathBuf> {
+    let ours: &[&str] = if args.bins.is_none() {
+        &["--quiet", "--bin", "xtask", "--bin", "daprd"]
     } else {
-        &args.profile
-    }))
+        &["--quiet", "--bin", "xtask"]
+    };
+    workspace::build(&args.profile, ours)
 }
 
 /// Puts one load on one case.

@@ -42,6 +42,12 @@ const TABLE: &[Row] = &[
         why: "text in, text out",
     },
     Row {
+        who: &["outrigger-layout"],
+        ours: &[],
+        never: IO,
+        why: "flags for the linker, out of a build script",
+    },
+    Row {
         who: &["outrigger-crds"],
         ours: &[],
         never: IO,
@@ -380,6 +386,9 @@ const EDGE: &[&str] = &[
 /// Tests may also use the in-memory components, the fake everyone tests with.
 const IN_TESTS: &[&str] = &["outrigger-components-memory", "outrigger-components-api"];
 
+/// Build scripts of programs use it; it is part of none.
+const IN_BUILD: &str = "outrigger-layout";
+
 fn matches(pattern: &str, name: &str) -> bool {
     pattern
         .strip_suffix('*')
@@ -414,6 +423,9 @@ fn breaches(packages: &[Package]) -> Vec<String> {
 fn breach(name: &str, row: &Row, dependency: &Dependency) -> Option<String> {
     let other = dependency.name.as_str();
     let in_tests = dependency.kind.as_deref() == Some("dev");
+    if dependency.kind.as_deref() == Some("build") && other == IN_BUILD {
+        return None;
+    }
     let allowed = match (dependency.path.is_some(), in_tests) {
         (true, false) => any(row.ours, other),
         (true, true) => any(row.ours, other) || any(IN_TESTS, other),

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use outrigger_oci::Image;
 
-use crate::workspace::{cargo, root};
+use crate::workspace::{build_folder, cargo, root};
 
 /// Options of `cargo xtask images`.
 #[derive(Args)]
@@ -88,8 +88,7 @@ fn build(root: &Path, profile: &str) -> Result<PathBuf> {
     }
     let status = build.status()?;
     ensure!(status.success(), "cargo build ended with {status}");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
+    Ok(build_folder(root, profile))
 }
 
 fn write(args: &ImagesArgs, bins: &Path, out: &Path, name: &str, programs: &[&str]) -> Result<PathBuf> {

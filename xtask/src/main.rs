@@ -6,6 +6,7 @@
 mod bench;
 mod bench_actors;
 mod bench_components;
+mod bench_features;
 mod bench_placement;
 mod bench_scheduler;
 mod bench_sentry;
@@ -66,6 +67,8 @@ enum Task {
     BenchSentry(bench_sentry::BenchSentryArgs),
     /// Measure what components cost over the client libraries below them
     BenchComponents(bench_components::BenchComponentsArgs),
+    /// Measure what each cargo feature of daprd adds: bytes and build time
+    BenchFeatures(bench_features::BenchFeaturesArgs),
     #[command(hide = true)]
     BenchApp(bench::app::AppArgs),
     #[command(hide = true)]
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Task::BenchScheduler(args) => bench_scheduler::run(&args),
         Task::BenchSentry(args) => bench_sentry::run(&args),
         Task::BenchComponents(args) => bench_components::run(&args),
+        Task::BenchFeatures(args) => bench_features::run(&args),
         Task::BenchApp(args) => bench::app::run(&args),
         Task::BenchProxy(args) => bench::proxy::run(&args),
         Task::BenchLoad(args) => bench::load::run(&args).and_then(|outcome| {

@@ -42,9 +42,14 @@ pub(crate) fn build(profile: &str, targets: &[&str]) -> Result<PathBuf> {
         .status()
         .context("cargo cannot be started")?;
     ensure!(built.success(), "the build failed");
+    Ok(build_folder(&root, profile))
+}
+
+/// Where cargo puts what it builds with a profile.
+pub(crate) fn build_folder(root: &Path, profile: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     // The profile `dev` is the one whose folder has another name.
-    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
+    target.join(if profile == "dev" { "debug" } else { profile })
 }
 
 #[cfg(test)]
