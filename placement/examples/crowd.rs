@@ -2,11 +2,11 @@
 //! again and again, and says how long each of the others took to be told (`lock`, `update`, `unlock`).
 //!
 //! ```text
-//! crowd PORT HOSTS TYPES EACH PID [SIDECAR]
+//! crowd PORT HOSTS TYPES EACH CHANGES PID [SIDECAR]
 //! ```
 //!
 //! Each sidecar has a connection of its own, hosts EACH of TYPES actor types and keeps a lease, which it prolongs every
-//! second. PID is the service's process id; SIDECAR that of a real sidecar in the namespace `crowd`, whose memory is shown
+//! second. With CHANGES 1 it is told what changed, as ours are, with 0 whole tables, as Go's are. PID is the service's process id; SIDECAR that of a real sidecar in the namespace `crowd`, whose memory is shown
 //! too. `cargo xtask bench-placement` runs it.
 #![allow(clippy::unwrap_used, reason = "a tool for measuring: whatever fails ends it")]
 #![allow(
@@ -120,6 +120,7 @@ fn parse(tail: &[u8]) -> Option<(u8, u64)> {
     for (name, operation) in [
         (&b"\x12\x04lock\x18"[..], 2),
         (b"\x12\x06update\x18", 3),
+        (b"\x12\x06change\x18", 3),
         (b"\x12\x06unlock\x18", 4),
     ] {
         if let Some(at) = tail.windows(name.len()).rposition(|window| window == name) {
@@ -135,6 +136,7 @@ async fn join(
     port: u16,
     number: usize,
     types: Vec<String>,
+    changes: bool,
     told: mpsc::UnboundedSender<Told>,
 ) -> JoinSet<()> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -151,13 +153,15 @@ async fn join(
     });
     let (mut requests, body) = Channel::<Bytes>::new(16);
     requests.send_data(frame(&report(number, &types))).await.unwrap();
-    let request = Request::post(format!(
+    let mut request = Request::post(format!(
         "http://127.0.0.1:{port}/dapr.proto.placement.v1.Placement/ReportDaprStatus"
     ))
     .header("content-type", "application/grpc")
-    .header("outrigger-lease", "1")
-    .body(body)
-    .unwrap();
+    .header("outrigger-lease", "1");
+    if changes {
+        request = request.header("outrigger-changes", "1");
+    }
+    let request = request.body(body).unwrap();
     let response = sender.send_request(request).await.unwrap();
     tasks.spawn(async move {
         // Without it the connection would end.
@@ -239,9 +243,9 @@ async fn main() {
         .map(|text| text.parse().unwrap())
         .collect();
     let (port, hosts, types) = (u16::try_from(numbers[0]).unwrap(), numbers[1], numbers[2]);
-    let each = numbers[3];
+    let (each, changes) = (numbers[3], numbers[4] != 0);
     let pid = |at: usize| numbers.get(at).map(|pid| u32::try_from(*pid).unwrap());
-    let (service, sidecar) = (pid(4), pid(5));
+    let (service, sidecar) = (pid(5), pid(6));
     println!(
         "placement before: {}; sidecar {}",
         memory(service),
@@ -255,7 +259,7 @@ async fn main() {
         let (slots, told) = (Arc::clone(&slots), told.clone());
         joining.spawn(async move {
             let _slot = slots.acquire().await.unwrap();
-            join(port, number, types_of(number, types, each), told).await
+            join(port, number, types_of(number, types, each), changes, told).await
         });
     }
     let crowd = joining.join_all().await;
@@ -278,7 +282,7 @@ async fn main() {
     let (mut times, mut size, mut fewest) = (Vec::new(), 0, usize::MAX);
     for n in 0..JOINS {
         let start = Instant::now();
-        let one = join(port, hosts + n, types_of(n, types, each), told.clone()).await;
+        let one = join(port, hosts + n, types_of(n, types, each), changes, told.clone()).await;
         let before = times.len();
         // Until nobody is told any more: some may have been disconnected for being too slow.
         while let Ok(Some(next)) = tokio::time::timeout(QUIET, news.recv()).await {

@@ -8,7 +8,7 @@ use outrigger_proto::placement::v1::Host;
 use crate::authorise::{self, Peer};
 use crate::namespace::{Effect, Ending, Namespace};
 use crate::status::{Code, Status};
-use crate::{Moment, Settings, StreamId};
+use crate::{Moment, Settings, Speaks, StreamId};
 
 /// Most streams at once.
 const MAX_STREAMS: usize = 50_000;
@@ -41,7 +41,7 @@ pub struct Opened {
 #[derive(Debug)]
 struct Known {
     peer: Peer,
-    leased: bool,
+    speaks: Speaks,
     /// Set by the first message.
     namespace: Option<Arc<str>>,
 }
@@ -153,11 +153,11 @@ impl Hub {
         }
     }
 
-    /// A stream begins. `leased`: the sidecar said that it keeps leases.
+    /// A stream begins.
     ///
     /// # Errors
     /// The status that it ends with at once.
-    pub fn open(&mut self, now: Moment, peer: Peer, leased: bool) -> Result<Opened, Status> {
+    pub fn open(&mut self, now: Moment, peer: Peer, speaks: Speaks) -> Result<Opened, Status> {
         let (_, epoch) = self.serving(now)?;
         if self.streams.len() >= MAX_STREAMS {
             return Err(Status::new(
@@ -169,7 +169,7 @@ impl Hub {
         let id = StreamId(self.next_stream);
         let known = Known {
             peer,
-            leased,
+            speaks,
             namespace: None,
         };
         self.streams.insert(id, known);
@@ -231,7 +231,7 @@ impl Hub {
         }
         known.namespace = Some(Arc::clone(&name));
         if let Some(namespace) = self.namespaces.get_mut(&name) {
-            namespace.connect(now, id, host, known.leased, fx);
+            namespace.connect(now, id, host, known.speaks, fx);
         }
         Ok(())
     }

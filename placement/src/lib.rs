@@ -34,6 +34,28 @@ pub type Moment = Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
+/// What a sidecar understands beyond Dapr's protocol, as the headers of its request say (docs/ACTORS.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// It keeps leases.
+    pub leases: bool,
+    /// It takes `change` orders.
+    pub changes: bool,
+}
+
+impl Speaks {
+    /// Of Go's sidecars: nothing.
+    pub const DAPR: Self = Self {
+        leases: false,
+        changes: false,
+    };
+    /// Of ours.
+    pub const OURS: Self = Self {
+        leases: true,
+        changes: true,
+    };
+}
+
 /// What governs rounds and leases.
 #[derive(Clone, Debug)]
 pub struct Settings {

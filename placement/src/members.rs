@@ -1,6 +1,6 @@
 //! Who hosts what in one namespace: the hosts with at least one actor type, and the table made of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,6 +65,23 @@ struct TypeHosts {
     hosts: BTreeSet<(Arc<str>, StreamId)>,
     /// Encoded, until a host changes.
     encoded: Option<Bytes>,
+}
+
+impl TypeHosts {
+    /// The type's entry in a table.
+    fn encoded(&mut self, name: &str, reports: &HashMap<StreamId, Report>) -> Bytes {
+        let hosts = &self.hosts;
+        let encoded = self.encoded.get_or_insert_with(|| {
+            let last_of_name: BTreeMap<&str, StreamId> =
+                hosts.iter().map(|(name, id)| (&**name, *id)).collect();
+            let entries: Vec<&Bytes> = last_of_name
+                .values()
+                .filter_map(|id| Some(&reports.get(id)?.entry))
+                .collect();
+            wire::type_entry(name, entries.into_iter())
+        });
+        encoded.clone()
+    }
 }
 
 /// The hosts of one namespace.
@@ -182,18 +199,20 @@ impl Members {
     pub fn table(&mut self, version: u64, replication_factor: i64) -> Bytes {
         let mut table = Table::new(version, replication_factor);
         for (name, hosts) in &mut self.types {
-            let reports = &self.reports;
-            let part = hosts.encoded.get_or_insert_with(|| {
-                let last_of_name: BTreeMap<&str, StreamId> =
-                    hosts.hosts.iter().map(|(name, id)| (&**name, *id)).collect();
-                let entries: Vec<&Bytes> = last_of_name
-                    .values()
-                    .filter_map(|id| Some(&reports.get(id)?.entry))
-                    .collect();
-                wire::type_entry(name, entries.into_iter())
-            });
-            table.push(part.clone());
+            table.push(hosts.encoded(name, &self.reports));
         }
         table.order()
+    }
+
+    /// The `change` order with these types alone, framed. One that nobody hosts has no hosts in it.
+    pub fn change(&mut self, version: u64, replication_factor: i64, types: &HashSet<Arc<str>>) -> Bytes {
+        let mut table = Table::new(version, replication_factor);
+        for name in types {
+            table.push(match self.types.get_mut(name) {
+                Some(hosts) => hosts.encoded(name, &self.reports),
+                None => wire::type_entry(name, std::iter::empty()),
+            });
+        }
+        table.change()
     }
 }

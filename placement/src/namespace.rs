@@ -21,7 +21,7 @@ use outrigger_proto::placement::v1::Host;
 use crate::members::Members;
 use crate::status::Status;
 use crate::wire::{Operation, Order, Step, operation};
-use crate::{Moment, Settings, StreamId};
+use crate::{Moment, Settings, Speaks, StreamId};
 
 mod round;
 
@@ -51,6 +51,10 @@ pub enum Ending {
 struct Stream {
     /// It keeps leases.
     leased: bool,
+    /// It takes the types that changed instead of a whole table.
+    changes: bool,
+    /// Version of the newest table that it has acknowledged.
+    has: Option<u64>,
     /// When the last one ends for certain.
     lease_end: Option<Moment>,
     /// Its types changed since the last completed round.
@@ -87,6 +91,8 @@ pub struct Namespace {
     members: Members,
     /// The table of this version, once it was needed.
     table: Option<(u64, Bytes)>,
+    /// The version that was in force when `dirty` was last empty: who has it, or a later one, lacks only dirty types.
+    settled: u64,
     lost: BTreeMap<StreamId, Lost>,
     removals: BTreeSet<StreamId>,
     dirty: HashSet<Arc<str>>,
@@ -119,6 +125,7 @@ impl Namespace {
             lost: BTreeMap::new(),
             removals: BTreeSet::new(),
             dirty: HashSet::new(),
+            settled: version,
             version,
             phase: Phase::Idle,
             phase_started: Moment::ZERO,
@@ -131,11 +138,12 @@ impl Namespace {
         }
     }
 
-    /// A sidecar connected, with its first message. `leased`: it said that it keeps leases.
-    pub fn connect(&mut self, now: Moment, id: StreamId, host: Host, leased: bool, fx: &mut Vec<Effect>) {
-        self.leased |= leased;
+    /// A sidecar connected, with its first message.
+    pub fn connect(&mut self, now: Moment, id: StreamId, host: Host, speaks: Speaks, fx: &mut Vec<Effect>) {
+        self.leased |= speaks.leases;
         let stream = Stream {
-            leased,
+            leased: speaks.leases,
+            changes: speaks.changes,
             ..Stream::default()
         };
         // A first message that acknowledges something registers the stream and asks for nothing (recorded).
@@ -209,6 +217,11 @@ impl Namespace {
                 stream.lease_end = Some(now + self.settings.lease_margin());
                 self.leased = true;
                 fx.push(Effect::Send(id, Order::Lease(number)));
+            }
+            Operation::Ack(Some(Step::Update))
+                if host.version.is_some_and(|version| version < self.version) =>
+            {
+                stream.has = stream.has.max(host.version);
             }
             _ if host.version.is_some_and(|version| version < self.version) => {}
             Operation::Report => self.report(now, id, host, fx),
@@ -347,7 +360,7 @@ impl Namespace {
             Phase::Idle => {}
             Phase::Running(step) => {
                 sooner(self.phase_deadline(step));
-                sooner(Some(self.phase_started + self.settings.patience).filter(|end| *end > now));
+                sooner(self.patience_ends(now, step));
             }
         }
         next

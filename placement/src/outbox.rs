@@ -62,7 +62,7 @@ impl Outbox {
                 slots.update = None;
                 slots.unlock = None;
             }
-            Order::Update(..) => slots.update = Some(order),
+            Order::Update(..) | Order::Change(..) => slots.update = Some(order),
             Order::Unlock(_) => slots.unlock = Some(order),
         }
         wake(slots);

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Speaks;
 use crate::authorise::Peer;
 use crate::shared::Shared;
 use crate::status::{Code, Status};
@@ -166,8 +167,12 @@ fn answer(
             format!("unknown method {path}"),
         ));
     }
-    let leased = request.headers().contains_key("outrigger-lease");
-    let (opened, outbox) = match shared.open(peer.clone(), leased, connection.clone()) {
+    let says = |name: &str| request.headers().contains_key(name);
+    let speaks = Speaks {
+        leases: says("outrigger-lease"),
+        changes: says("outrigger-changes"),
+    };
+    let (opened, outbox) = match shared.open(peer.clone(), speaks, connection.clone()) {
         Ok(opened) => opened,
         Err(status) => return refused(&status),
     };

@@ -14,7 +14,7 @@ use crate::hub::{Hub, Opened};
 use crate::namespace::{Effect, Ending};
 use crate::outbox::Outbox;
 use crate::status::Status;
-use crate::{Moment, Settings, StreamId};
+use crate::{Moment, Settings, Speaks, StreamId};
 
 /// How long a sidecar may take to read the end of its stream before its connection is cut.
 const LINGER: Duration = Duration::from_secs(5);
@@ -103,11 +103,11 @@ impl Shared {
     pub fn open(
         &self,
         peer: Peer,
-        leased: bool,
+        speaks: Speaks,
         connection: CancellationToken,
     ) -> Result<(Opened, Outbox), Status> {
         let mut state = self.state();
-        let opened = state.hub.open(self.now(), peer, leased)?;
+        let opened = state.hub.open(self.now(), peer, speaks)?;
         let outbox = Outbox::new(connection);
         state.outboxes.insert(opened.id, outbox.clone());
         Ok((opened, outbox))

@@ -56,6 +56,8 @@ pub enum Order {
     Lock(u64),
     /// `update` of this version, complete and framed, from [`Table::order`].
     Update(u64, Bytes),
+    /// `change` of this version, complete and framed, from [`Table::change`].
+    Change(u64, Bytes),
     /// `unlock` of this version.
     Unlock(u64),
     /// The lease asked for with this number is granted.
@@ -68,7 +70,7 @@ impl Order {
     pub fn frame(&self) -> Bytes {
         let (operation, version) = match self {
             Self::Lock(version) => ("lock", version),
-            Self::Update(_, frame) => return frame.clone(),
+            Self::Update(_, frame) | Self::Change(_, frame) => return frame.clone(),
             Self::Unlock(version) => ("unlock", version),
             Self::Lease(number) => ("lease", number),
         };
@@ -120,6 +122,16 @@ impl Table {
     /// The `update` order with this table, framed.
     #[must_use]
     pub fn order(&self) -> Bytes {
+        self.framed("update")
+    }
+
+    /// The `change` order with these types, framed: between our service and our sidecars only (docs/ACTORS.md).
+    #[must_use]
+    pub fn change(&self) -> Bytes {
+        self.framed("change")
+    }
+
+    fn framed(&self, operation: &str) -> Bytes {
         let mut tail = Vec::with_capacity(32);
         put_bytes(&mut tail, 2, self.version.to_string().as_bytes());
         if self.replication_factor != 0 {
@@ -129,7 +141,7 @@ impl Table {
         let tables = self.parts.iter().map(Bytes::len).sum::<usize>() + tail.len();
         let order = PlacementOrder {
             tables: None,
-            operation: "update".to_owned(),
+            operation: operation.to_owned(),
             version: self.version,
         }
         .encode_to_vec();

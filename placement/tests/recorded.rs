@@ -9,7 +9,7 @@ use outrigger_placement::hub::Hub;
 use outrigger_placement::namespace::{Effect, Ending};
 use outrigger_placement::status::Status;
 use outrigger_placement::wire::Order;
-use outrigger_placement::{Moment, Settings, StreamId};
+use outrigger_placement::{Moment, Settings, Speaks, StreamId};
 use outrigger_proto::placement::v1::{Host, HostOperation, PlacementOrder};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
@@ -64,7 +64,7 @@ impl Bench {
             let id = *self
                 .ids
                 .entry(number)
-                .or_insert_with(|| self.hub.open(self.now, Peer::Unknown, false).unwrap().id);
+                .or_insert_with(|| self.hub.open(self.now, Peer::Unknown, Speaks::DAPR).unwrap().id);
             self.hub
                 .message(self.now, id, mk_host(&step["host"]), &mut effects);
         }

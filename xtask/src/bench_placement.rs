@@ -28,6 +28,9 @@ pub(crate) struct BenchPlacementArgs {
     /// How many of them each sidecar hosts
     #[arg(long, default_value_t = 1)]
     each: usize,
+    /// Tell them whole tables, as Go's sidecars are told, instead of what changed
+    #[arg(long)]
+    whole: bool,
 }
 
 pub(crate) fn run(args: &BenchPlacementArgs) -> Result<()> {
@@ -44,13 +47,22 @@ pub(crate) fn run(args: &BenchPlacementArgs) -> Result<()> {
     };
     for hosts in &args.hosts {
         println!(
-            "== {hosts} sidecars, each with {} of {} types",
-            args.each, args.types
+            "== {hosts} sidecars, each with {} of {} types, told {}",
+            args.each,
+            args.types,
+            if args.whole { "whole tables" } else { "changes" }
         );
         let folder = tempfile::Builder::new().prefix("outrigger-bench").tempdir()?;
         // Thousands on the cores of the service itself take longer than a round may with the default of 8 s.
         let more: &[&str] = if *hosts > 2000 {
-            &["--disseminate-timeout", "60s"]
+            &[
+                "--disseminate-timeout",
+                "60s",
+                "--keepalive-time",
+                "10s",
+                "--keepalive-timeout",
+                "10s",
+            ]
         } else {
             &[]
         };
@@ -63,6 +75,7 @@ pub(crate) fn run(args: &BenchPlacementArgs) -> Result<()> {
             *hosts,
             args.types,
             args.each,
+            usize::from(!args.whole),
             placement.id() as usize,
             sidecar.id() as usize,
         ];

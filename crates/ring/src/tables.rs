@@ -81,6 +81,34 @@ impl Tables {
         Ok(Self { version, types })
     }
 
+    /// The table that follows from `previous` when some types changed: `entries` are these types with all their hosts, a
+    /// type without hosts is gone, and types that are not among them stay as they are.
+    ///
+    /// # Errors
+    /// As [`Tables::build`].
+    pub fn change<Hosts>(
+        version: u64,
+        replication_factor: i64,
+        entries: impl IntoIterator<Item = (Box<str>, Hosts)>,
+        previous: &Tables,
+    ) -> Result<Self, TooLarge>
+    where
+        Hosts: IntoIterator<Item = Host>,
+    {
+        let mut builder = Builder::new(replication_factor, previous);
+        let mut types = previous.types.clone();
+        for (actor_type, hosts) in entries {
+            let hosts = builder.intern(hosts);
+            if hosts.is_empty() {
+                types.remove(&actor_type);
+            } else {
+                let table = builder.table(&actor_type, hosts)?;
+                types.insert(actor_type, table);
+            }
+        }
+        Ok(Self { version, types })
+    }
+
     /// The version that the placement service gave it: the epoch of every ownership in it.
     #[must_use]
     pub fn version(&self) -> u64 {

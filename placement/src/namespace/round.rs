@@ -122,7 +122,7 @@ impl Namespace {
             stream.acked = None;
         }
         self.choose_voters();
-        self.send_all(now, fx, Step::Lock, Order::Lock);
+        self.send_all(now, fx, Step::Lock, |version, _| Order::Lock(version));
         if self.tally.voters.all + self.tally.others.all == 0 {
             // Nobody is left to tell.
             self.try_advance(now, Step::Lock, fx);
@@ -144,7 +144,13 @@ impl Namespace {
         }
     }
 
-    fn send_all(&mut self, now: Moment, fx: &mut Vec<Effect>, step: Step, order: impl Fn(u64) -> Order) {
+    fn send_all(
+        &mut self,
+        now: Moment,
+        fx: &mut Vec<Effect>,
+        step: Step,
+        order: impl Fn(u64, &Stream) -> Order,
+    ) {
         let due = now + self.settings.disseminate_timeout;
         for (id, stream) in &mut self.streams {
             if self.waiting.contains_key(id) {
@@ -159,7 +165,7 @@ impl Namespace {
                 stream.owes = Some((due, self.version));
                 self.owing.insert((due, *id));
             }
-            fx.push(Effect::Send(*id, order(self.version)));
+            fx.push(Effect::Send(*id, order(self.version, stream)));
         }
     }
 
@@ -210,6 +216,9 @@ impl Namespace {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        if step == Some(Step::Update) {
+            stream.has = Some(self.version);
+        }
         // It answers: the time it has for the rest counts anew.
         if let Some((due, _)) = stream.owes.take() {
             self.owing.remove(&(due, id));
@@ -249,20 +258,35 @@ impl Namespace {
         match step {
             Step::Lock => {
                 self.phase = Phase::Running(Step::Update);
-                let table = self.table();
-                self.send_all(now, fx, Step::Update, |version| {
-                    Order::Update(version, table.clone())
+                let (table, settled) = (self.table(), self.settled);
+                let factor = self.settings.replication_factor;
+                let change = self.members.change(self.version, factor, &self.dirty);
+                self.send_all(now, fx, Step::Update, |version, stream| {
+                    if stream.changes && stream.has.is_some_and(|has| has >= settled) {
+                        Order::Change(version, change.clone())
+                    } else {
+                        Order::Update(version, table.clone())
+                    }
                 });
             }
             Step::Update => {
                 self.phase = Phase::Running(Step::Unlock);
-                self.send_all(now, fx, Step::Unlock, Order::Unlock);
+                self.send_all(now, fx, Step::Unlock, |version, _| Order::Unlock(version));
             }
             Step::Unlock => return self.complete(now, fx),
         }
         if self.tally.voters.all + self.tally.others.all == 0 {
             self.go_on(now, fx);
         }
+    }
+
+    /// When the step is taken without those who are only waited for out of patience; `None` if that is not what it waits
+    /// for.
+    pub(super) fn patience_ends(&self, now: Moment, step: Step) -> Option<Moment> {
+        let Tally { voters, others } = &self.tally;
+        let is_it = voters.complete(step) && !others.complete(step);
+        let is_held_back = step != Step::Unlock && self.lost_hold_back(now);
+        (is_it && !is_held_back).then(|| self.phase_started + self.settings.patience)
     }
 
     /// Whether a lost member may still hold actors that the round moves.
@@ -277,6 +301,7 @@ impl Namespace {
 
     fn complete(&mut self, now: Moment, fx: &mut Vec<Effect>) {
         self.phase = Phase::Idle;
+        self.settled = self.version;
         self.dirty.clear();
         for stream in self.streams.values_mut() {
             stream.changed = false;

@@ -33,6 +33,8 @@ pub(crate) enum Act {
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) types: Vec<String>,
+    /// It takes `change` orders.
+    pub(crate) changes: bool,
     pub(crate) alive: bool,
     pub(crate) conn: Option<ConnId>,
     /// Whether it acknowledges anything.
@@ -54,10 +56,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(name: String, types: Vec<String>) -> Self {
+    pub(crate) fn new(name: String, types: Vec<String>, changes: bool) -> Self {
         Self {
             name,
             types,
+            changes,
             alive: true,
             conn: None,
             acks: true,
@@ -77,7 +80,11 @@ impl Host {
 
     /// The process starts anew: it remembers nothing.
     pub(crate) fn restart(&mut self) {
-        *self = Self::new(std::mem::take(&mut self.name), std::mem::take(&mut self.types));
+        *self = Self::new(
+            std::mem::take(&mut self.name),
+            std::mem::take(&mut self.types),
+            self.changes,
+        );
     }
 
     pub(crate) fn message(&self, operation: i32, version: Option<u64>) -> Message {
@@ -180,7 +187,11 @@ impl Host {
                 self.unlocked = false;
                 self.ack(2, order.version, acts);
             }
-            "update" => self.update(now, order, acts),
+            "update" => self.update(now, order, false, acts),
+            "change" => {
+                assert!(self.changes, "{} is told of changes", self.name);
+                self.update(now, order, true, acts);
+            }
             "unlock" => {
                 let ready = self
                     .pending
@@ -209,7 +220,25 @@ impl Host {
         }
     }
 
-    fn update(&mut self, now: u64, order: PlacementOrder, acts: &mut Vec<Act>) {
+    /// Which hosts it knows of each type, by the newest table it was told.
+    pub(crate) fn known(&self) -> Option<BTreeMap<String, Vec<String>>> {
+        let newest = self.pending.as_ref().or(self.table.as_ref())?;
+        let hosts = |table: &std::sync::Arc<outrigger_ring::Table>| {
+            table
+                .hosts()
+                .iter()
+                .map(|host| host.address.to_string())
+                .collect()
+        };
+        Some(
+            newest
+                .iter()
+                .map(|(name, table)| (name.to_owned(), hosts(table)))
+                .collect(),
+        )
+    }
+
+    fn update(&mut self, now: u64, order: PlacementOrder, is_change: bool, acts: &mut Vec<Act>) {
         let tables = order.tables.expect("an update has tables");
         let entries = tables.entries.into_iter().map(|(name, table)| {
             let hosts = table.load_map.into_iter().map(|(key, host)| RingHost {
@@ -222,8 +251,17 @@ impl Host {
         });
         let none = Tables::default();
         let before = self.pending.as_ref().or(self.table.as_ref()).unwrap_or(&none);
-        let next =
-            Tables::build(order.version, tables.replication_factor, entries, before).expect("a small ring");
+        let (version, factor) = (order.version, tables.replication_factor);
+        let next = if is_change {
+            if before.version() == 0 {
+                // What it changes was void with the lease: the session ends.
+                self.void = true;
+                return;
+            }
+            Tables::change(version, factor, entries, before).expect("a small ring")
+        } else {
+            Tables::build(version, factor, entries, before).expect("a small ring")
+        };
         self.blocked
             .extend(next.changed_since(before).into_iter().map(str::to_owned));
         self.pending = Some(next);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use outrigger_placement::authorise::Peer;
 use outrigger_placement::hub::Hub;
 use outrigger_placement::namespace::{Effect, Ending};
-use outrigger_placement::{Moment, Settings, StreamId};
+use outrigger_placement::{Moment, Settings, Speaks, StreamId};
 use outrigger_proto::placement::v1::Host as Message;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -117,7 +117,8 @@ impl World {
                     .iter()
                     .map(|&name| name.to_owned())
                     .collect();
-                Host::new(format!("10.0.0.{n}:50002"), types)
+                // The second one is told whole tables.
+                Host::new(format!("10.0.0.{n}:50002"), types, n != 1)
             })
             .collect();
         let replicas = rng.random_range(1..4);
@@ -291,7 +292,11 @@ impl World {
         let frozen = self.frozen[self.of_replica(replica)] > self.now;
         let target = &mut self.replicas[replica];
         let opened = if target.alive && !frozen && !self.cut.get(&(host, replica)).copied().unwrap_or(false) {
-            target.hub.open(now, Peer::Unknown, true).ok()
+            let speaks = Speaks {
+                leases: true,
+                changes: self.hosts[host].changes,
+            };
+            target.hub.open(now, Peer::Unknown, speaks).ok()
         } else {
             None
         };
@@ -648,6 +653,13 @@ impl World {
     }
 
     fn check_reachable(&mut self) {
+        // Whether told of tables or of changes, all have come to know the same.
+        let known: Vec<_> = self.hosts.iter().map(Host::known).collect();
+        if known.windows(2).any(|pair| pair[0] != pair[1]) {
+            self.report
+                .violations
+                .push(format!("hosts know different tables: {known:?}"));
+        }
         for (caller, name) in (0..self.hosts.len()).flat_map(|caller| TYPES.map(|name| (caller, name))) {
             if !self
                 .hosts

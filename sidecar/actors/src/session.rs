@@ -27,6 +27,8 @@ use lease::{Due, LeaseWatch};
 const API_LEVEL: u32 = 20;
 /// The order that answers a number, and the report that asks with it: between our sidecars and our service only.
 const LEASE_ORDER: &str = "lease";
+/// An `update` with the types alone that changed: between our sidecars and our service only.
+const CHANGE_ORDER: &str = "change";
 const LEASE_OPERATION: i32 = 5;
 /// How long a replica may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use outrigger_proto::placement::v1::{HostOperation, PlacementOrder, PlacementTab
 use outrigger_ring::{Host, Tables, TooLarge};
 use tokio::time::Instant;
 
-use super::{Draining, Phase, Session, refused};
+use super::{CHANGE_ORDER, Draining, Phase, Session, refused};
 use crate::engine::Why;
 use crate::seams::StreamEnd;
 
@@ -15,11 +15,19 @@ const LARGE: usize = 2_000;
 
 impl Session<'_> {
     pub(super) async fn obey(&mut self, order: PlacementOrder) -> Result<(), StreamEnd> {
-        self.engine.observer.order(&order.operation);
+        // To Dapr's metric it is an update, whatever is in it.
+        let known = order.operation.as_str();
+        self.engine
+            .observer
+            .order(if known == CHANGE_ORDER { "update" } else { known });
         let version = version(&order);
         match order.operation.as_str() {
             "lock" => self.lock(version).await,
-            "update" => self.update(version, order.tables.unwrap_or_default()).await,
+            "update" => {
+                self.update(version, order.tables.unwrap_or_default(), false)
+                    .await
+            }
+            CHANGE_ORDER => self.update(version, order.tables.unwrap_or_default(), true).await,
             "unlock" => self.unlock(version).await,
             other => Err(refused(format!(
                 "the placement service gave an unknown order {other:?}"
@@ -34,7 +42,13 @@ impl Session<'_> {
         self.acknowledge(HostOperation::Lock, version).await
     }
 
-    async fn update(&mut self, version: u64, tables: PlacementTables) -> Result<(), StreamEnd> {
+    /// Takes over a table, or (`is_change`) the types in it that changed since the last one on this stream.
+    async fn update(
+        &mut self,
+        version: u64,
+        tables: PlacementTables,
+        is_change: bool,
+    ) -> Result<(), StreamEnd> {
         if version < self.version {
             return Err(refused(format!(
                 "an update of version {version} came in round {}",
@@ -49,7 +63,10 @@ impl Session<'_> {
             .state()
             .newest()
             .map(|known| Arc::clone(known.tables()));
-        let tables = build(version, tables, previous)
+        if is_change && previous.is_none() {
+            return Err(refused("the table that changes is void, a whole one is needed"));
+        }
+        let tables = build(version, tables, previous, is_change)
             .await
             .map_err(|error| refused(error.to_string()))?;
         // From here on nobody begins an actor that moves, so that the list below is complete.
@@ -133,6 +150,7 @@ async fn build(
     version: u64,
     tables: PlacementTables,
     previous: Option<Arc<Tables>>,
+    is_change: bool,
 ) -> Result<Arc<Tables>, TooLarge> {
     let entries: usize = tables.entries.values().map(|table| table.load_map.len()).sum();
     let building = move || {
@@ -147,7 +165,12 @@ async fn build(
         });
         let none = Tables::default();
         let previous = previous.as_deref().unwrap_or(&none);
-        Tables::build(version, tables.replication_factor, entries, previous).map(Arc::new)
+        let factor = tables.replication_factor;
+        if is_change {
+            Tables::change(version, factor, entries, previous).map(Arc::new)
+        } else {
+            Tables::build(version, factor, entries, previous).map(Arc::new)
+        }
     };
     if entries <= LARGE {
         return building();

@@ -36,6 +36,8 @@ const EPOCH: &str = "outrigger-epoch";
 /// Says that this sidecar keeps leases. Must come with the request: a new leader waits for leases of its predecessor only
 /// in namespaces where somebody may hold one.
 const KEEPS_LEASES: &str = "outrigger-lease";
+/// Says that this sidecar takes `change` orders.
+const TAKES_CHANGES: &str = "outrigger-changes";
 const NOT_LEADER: &str = "is not a leader";
 
 /// Finds replicas and opens streams to them.
@@ -125,7 +127,8 @@ impl PlacementConnector for GrpcPlacement {
         let opening = async move {
             let mut request = tonic::Request::new(ReceiverStream::new(outgoing));
             let yes = MetadataValue::from_static("1");
-            request.metadata_mut().insert(KEEPS_LEASES, yes);
+            request.metadata_mut().insert(KEEPS_LEASES, yes.clone());
+            request.metadata_mut().insert(TAKES_CHANGES, yes);
             PlacementClient::new(channel)
                 .max_decoding_message_size(LARGEST_ORDER)
                 .report_dapr_status(request)
