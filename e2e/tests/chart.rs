@@ -365,8 +365,13 @@ async fn each_service_may_do_what_it_does_and_no_more() {
         ),
         (
             "scheduler",
-            &[],
-            &["get pods -A", "list namespaces", "get secrets -n dapr-system"],
+            &["list namespaces", "watch namespaces"],
+            &[
+                "get pods -A",
+                "get namespaces",
+                "delete namespaces",
+                "get secrets -n dapr-system",
+            ],
         ),
     ] {
         for words in yes {
@@ -385,9 +390,10 @@ async fn an_installation_of_one_namespace_reads_no_other() {
     let text = render("1.34.4", &["global.rbac.namespaced=true"]).unwrap();
     assert!(text.contains("--watch-namespace"), "the operator is told which");
     kube.apply(&text);
-    for account in ["operator", "sentry", "injector"] {
+    for account in ["operator", "sentry", "injector", "scheduler"] {
         let account = format!("system:serviceaccount:{NAMESPACE}:dapr-{account}");
         for words in [
+            "list namespaces",
             "list components.dapr.io -A",
             "get pods -A",
             "get secrets -A",

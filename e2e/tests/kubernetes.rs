@@ -116,6 +116,7 @@ const SCENARIOS: &[Scenario] = &[
         "an upgrade and a rollback keep the authority",
         control_plane::upgrades_keep_the_authority,
     ),
+    ("jobs go with their namespace", pods::jobs_go_with_their_namespace),
     ("the control plane is small", control_plane::it_is_small),
     (
         "1000 Components in 200 namespaces at once",

@@ -7,6 +7,8 @@
 mod calls;
 #[path = "mtls/local.rs"]
 mod local;
+#[path = "mtls/namespaces.rs"]
+mod namespaces;
 #[path = "mtls/refusals.rs"]
 mod refusals;
 #[path = "mtls/renewal.rs"]

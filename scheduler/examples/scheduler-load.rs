@@ -1,8 +1,9 @@
 //! The load of `cargo xtask bench-scheduler`: jobs stored per second, triggers per second in a burst, lateness, memory, and
 //! the start with a million jobs stored; with the embedded store and with one etcd. Prints a Markdown table.
 //!
-//! `load <path of a scheduler binary> [embedded|etcd] [jobs stored for the start]`; any compatible scheduler will do for
-//! what does not begin with a store filled by us.
+//! `load <path of a scheduler binary> [embedded|etcd] [jobs stored for the start] [jobs by calls]`; any compatible scheduler
+//! will do for what does not begin with a store filled by us. The last number asks for another measurement instead of the
+//! others: so many jobs of one app, one call each, then what listing, a restart and deleting them takes.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,9 @@ use bytes::Bytes;
 use outrigger_proto::scheduler::v1::scheduler_client::SchedulerClient;
 use outrigger_proto::scheduler::v1::watch_jobs_request::WatchJobRequestType;
 use outrigger_proto::scheduler::v1::{
-    Job, JobMetadata, JobTargetMetadata, ScheduleJobRequest, TargetJob, WatchJobsRequest,
-    WatchJobsRequestInitial, WatchJobsRequestResult, job_target_metadata,
+    DeleteByMetadataRequest, GetJobRequest, Job, JobMetadata, JobTargetMetadata, ListJobsRequest,
+    ScheduleJobRequest, TargetJob, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+    job_target_metadata,
 };
 use outrigger_schedule::Timestamp;
 use outrigger_scheduler::store::embedded::Embedded;
@@ -70,8 +72,17 @@ impl Process {
 
     /// Resident memory in MB.
     fn memory(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most it ever was, in MB.
+    fn most_memory(&self) -> f64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
         kilobytes.unwrap_or_default() / 1024.0
     }
@@ -99,6 +110,16 @@ fn etcd(dir: &Path) -> Result<Process, Failure> {
             "--quota-backend-bytes=8000000000".to_owned(),
         ],
     )
+}
+
+/// The etcd that jobs are kept in, if they are.
+async fn started_etcd(kept: Kept, dir: &Path) -> Result<Option<Process>, Failure> {
+    if kept == Kept::Embedded {
+        return Ok(None);
+    }
+    let etcd = etcd(dir)?;
+    ready(ETCD, "/health").await?;
+    Ok(Some(etcd))
 }
 
 fn scheduler(binary: &Path, kept: Kept, dir: &Path) -> Result<Process, Failure> {
@@ -273,15 +294,124 @@ fn row(what: &str, figure: &str) {
     println!("| {what} | {figure} |");
 }
 
+/// Jobs that are all due at one moment, stored so long before.
+async fn burst(
+    when: &str,
+    before: Duration,
+    triggers: &mut mpsc::UnboundedReceiver<(String, Duration)>,
+    process: &Process,
+) -> Result<(), Failure> {
+    let due = clock() + before;
+    let text = rfc3339(due);
+    store(&format!("burst {when}"), BURST, |_| text.clone()).await?;
+    if clock() > due {
+        return Err("storing the burst took too long".into());
+    }
+    let (mut late, mut last_name) = (Vec::with_capacity(BURST), String::new());
+    while late.len() < BURST {
+        let (name, at) = triggers.recv().await.ok_or("the streams ended")?;
+        late.push(u64::try_from(at.saturating_sub(due).as_micros()).unwrap_or(u64::MAX));
+        last_name = name;
+    }
+    let mut asking = client().await?;
+    while asking.get_job(get(&last_name)).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let at_rest = clock().saturating_sub(due);
+    late.sort_unstable();
+    let last = late.last().copied().unwrap_or(1).max(1);
+    row(
+        &format!("{BURST} jobs due at one moment, written {when}"),
+        &format!(
+            "{:.0}/s, the first after {:.0} ms, the last after {:.0} ms; outcomes at rest {:.0}/s",
+            BURST as f64 / (last as f64 / 1e6),
+            percentile(&late, 0),
+            last as f64 / 1000.0,
+            BURST as f64 / at_rest.as_secs_f64()
+        ),
+    );
+    row("RSS after the burst", &format!("{:.1} MB", process.memory()));
+    Ok(())
+}
+
+fn get(name: &str) -> GetJobRequest {
+    GetJobRequest {
+        name: name.to_owned(),
+        metadata: Some(metadata()),
+    }
+}
+
+/// Very many jobs of one app, one call each, and what it is to live with them.
+async fn by_calls(binary: &Path, kept: Kept, dir: &Path, count: usize) -> Result<(), Failure> {
+    let _etcd = started_etcd(kept, dir).await?;
+    let process = scheduler(binary, kept, dir)?;
+    ready(HEALTH, "/healthz").await?;
+    let (took, seconds) = store("one-of-many", count, |_| "10h".to_owned()).await?;
+    row(
+        &format!("{count} calls of one app, {} under way", CONNECTIONS * CALLS),
+        &format!(
+            "{seconds:.0} s, {:.0}/s, p50 {:.1} ms, p99 {:.1} ms",
+            took.len() as f64 / seconds,
+            percentile(&took, 50),
+            percentile(&took, 99)
+        ),
+    );
+    let memory = |what: &str, process: &Process| {
+        let (now, most) = (process.memory(), process.most_memory());
+        row(what, &format!("RSS {now:.0} MB, at most {most:.0} MB"));
+    };
+    memory("then", &process);
+    let mut asking = client().await?.max_decoding_message_size(usize::MAX);
+    let asked = Instant::now();
+    asking.get_job(get("one-of-many-7")).await?;
+    row(
+        "one of them read",
+        &format!("{:.1} ms", asked.elapsed().as_secs_f64() * 1e3),
+    );
+    let asked = Instant::now();
+    let list = ListJobsRequest {
+        metadata: Some(metadata()),
+    };
+    let listed = match asking.list_jobs(list).await {
+        Ok(answer) => format!("{} jobs", answer.get_ref().jobs.len()),
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    };
+    row(
+        "all of them listed",
+        &format!("{:.1} s: {listed}", asked.elapsed().as_secs_f64()),
+    );
+    memory("after that", &process);
+    drop(process);
+    let started = Instant::now();
+    let process = scheduler(binary, kept, dir)?;
+    ready(HEALTH, "/healthz").await?;
+    row(
+        "start with them",
+        &format!("{:.1} s", started.elapsed().as_secs_f64()),
+    );
+    memory("then", &process);
+    let mut asking = client().await?;
+    let asked = Instant::now();
+    let delete = DeleteByMetadataRequest {
+        metadata: Some(metadata()),
+        ..DeleteByMetadataRequest::default()
+    };
+    let deleted = match asking.delete_by_metadata(delete).await {
+        Ok(_) => "deleted".to_owned(),
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    };
+    row(
+        "all of them deleted",
+        &format!("{:.1} s: {deleted}", asked.elapsed().as_secs_f64()),
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    memory("3 s later", &process);
+    Ok(())
+}
+
 /// Jobs far away, a burst, and the lateness at a steady rate.
 async fn rates(binary: &Path, kept: Kept, dir: &Path) -> Result<(), Failure> {
-    let _etcd = if kept == Kept::Etcd {
-        let etcd = etcd(dir)?;
-        ready(ETCD, "/health").await?;
-        Some(etcd)
-    } else {
-        None
-    };
+    let _etcd = started_etcd(kept, dir).await?;
     let process = scheduler(binary, kept, dir)?;
     ready(HEALTH, "/healthz").await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -301,32 +431,11 @@ async fn rates(binary: &Path, kept: Kept, dir: &Path) -> Result<(), Failure> {
         &format!("{:.1} MB", process.memory()),
     );
 
-    // All due at a moment when they are stored.
     let (sender, mut triggers) = mpsc::unbounded_channel();
     let _streams = watch(sender).await?;
-    let due = clock() + Duration::from_secs(20);
-    let text = rfc3339(due);
-    store("burst", BURST, |_| text.clone()).await?;
-    if clock() > due {
-        return Err("storing the burst took too long".into());
-    }
-    let mut late = Vec::with_capacity(BURST);
-    while late.len() < BURST {
-        let (_, at) = triggers.recv().await.ok_or("the streams ended")?;
-        late.push(u64::try_from(at.saturating_sub(due).as_micros()).unwrap_or(u64::MAX));
-    }
-    late.sort_unstable();
-    let last = late.last().copied().unwrap_or(1).max(1);
-    row(
-        &format!("{BURST} jobs due at one moment"),
-        &format!(
-            "{:.0}/s, the first after {:.0} ms, the last after {:.0} ms",
-            BURST as f64 / (last as f64 / 1e6),
-            percentile(&late, 0),
-            last as f64 / 1000.0
-        ),
-    );
-    row("RSS after the burst", &format!("{:.1} MB", process.memory()));
+    burst("just before", Duration::from_secs(20), &mut triggers, &process).await?;
+    // Beyond the minute for which the data of what is written stays in memory.
+    burst("earlier", Duration::from_secs(75), &mut triggers, &process).await?;
 
     let first = clock() + Duration::from_secs(10);
     let step = Duration::from_secs(1) / u32::try_from(RATE)?;
@@ -380,13 +489,8 @@ async fn fill(store: &dyn Store, count: usize) -> Result<(), Failure> {
 
 async fn start_with(binary: &Path, kept: Kept, dir: &Path, count: usize) -> Result<(), Failure> {
     let data = dir.join("data/default-dapr-scheduler-server-0/outrigger");
-    let etcd = if kept == Kept::Etcd {
-        Some(etcd(dir)?)
-    } else {
-        None
-    };
+    let etcd = started_etcd(kept, dir).await?;
     if etcd.is_some() {
-        ready(ETCD, "/health").await?;
         fill(&Etcd::new(&[format!("127.0.0.1:{ETCD}")], None)?, count).await?;
     } else {
         fill(&Embedded::open(&data, u64::MAX).await?, count).await?;
@@ -435,6 +539,7 @@ async fn main() -> Result<(), Failure> {
         Some(other) => return Err(format!("{other:?}: give embedded or etcd").into()),
     };
     let stored: usize = args.next().map_or(Ok(1_000_000), |text| text.parse())?;
+    let by_call: usize = args.next().map_or(Ok(0), |text| text.parse())?;
     let name = if kept == Kept::Etcd {
         "one etcd"
     } else {
@@ -443,6 +548,9 @@ async fn main() -> Result<(), Failure> {
     println!("| {name} | measured |\n| --- | ---: |");
     let dir =
         tempfile::tempdir_in(std::env::var_os("BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from))?;
+    if by_call > 0 {
+        return by_calls(&binary, kept, &dir.path().join("calls"), by_call).await;
+    }
     rates(&binary, kept, &dir.path().join("rates")).await?;
     if stored > 0 {
         start_with(&binary, kept, &dir.path().join("start"), stored).await?;

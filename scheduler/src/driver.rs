@@ -177,6 +177,11 @@ impl Driver {
                     self.engine.fetched(stream, id, found);
                 }
             }
+            Done::LookedAhead(found) => {
+                for (ticket, found) in found {
+                    self.engine.looked_ahead(ticket, found.as_ref());
+                }
+            }
             Done::Refreshed(ticket, job, counter) => {
                 self.engine.refreshed(ticket, job.as_ref(), counter.as_ref());
             }

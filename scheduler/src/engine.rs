@@ -116,6 +116,13 @@ pub enum Effect {
         /// What.
         txn: Txn,
     },
+    /// Read a job that is due soon for [`Engine::looked_ahead`].
+    LookAhead {
+        /// Whose.
+        ticket: SaveTicket,
+        /// The job's key.
+        key: Bytes,
+    },
     /// Read a job and its counter for [`Engine::refreshed`].
     Refresh {
         /// Whose.
@@ -131,15 +138,26 @@ pub struct SaveTicket(pub(crate) Ticket);
 
 /// Data of jobs that are due soon is kept, up to so many bytes.
 const CACHE_BYTES: usize = 32 << 20;
-/// How soon.
+/// How soon, of jobs that are just being written.
 const CACHE_AHEAD: Nanos = 60_000_000_000;
+/// How soon, of jobs that have to be read for it: a burst that fills the cache is read in that time.
+const LOOK_AHEAD: Nanos = 10_000_000_000;
+/// Jobs being read ahead at a time.
+const LOOKING: usize = 4096;
+
+/// When, and who if the ticket is still good.
+type Alarm = Reverse<(Nanos, Slot, u32)>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
     entries: Entries,
-    /// When, and who if the ticket is still good.
-    due: BinaryHeap<Reverse<(Nanos, Slot, u32)>>,
+    /// Jobs that sleep and were looked at: they are near, and their data is here if there was room.
+    due: BinaryHeap<Alarm>,
+    /// The other jobs that sleep.
+    far: BinaryHeap<Alarm>,
+    /// Jobs being read ahead.
+    looking: usize,
     routes: Routes,
     gates: Gates,
     rules: Interner,
@@ -159,6 +177,8 @@ impl Engine {
         Self {
             entries: Entries::default(),
             due: BinaryHeap::new(),
+            far: BinaryHeap::new(),
+            looking: 0,
             routes: Routes::default(),
             gates: Gates::default(),
             rules: Interner::default(),
@@ -192,11 +212,15 @@ impl Engine {
         }
         let share = self.share?;
         for _ in 0..AT_A_TIME {
-            let Reverse((at, slot, generation)) = *self.due.peek()?;
+            let is_far = self.far.peek() > self.due.peek();
+            let queue = if is_far { &mut self.far } else { &mut self.due };
+            let Some(Reverse((at, slot, generation))) = queue.peek().copied() else {
+                break;
+            };
             if at > now {
-                return Some(at);
+                return Some(self.look_ahead(share).unwrap_or(at).min(at));
             }
-            self.due.pop();
+            queue.pop();
             let ticket = Ticket { slot, generation };
             if self.entries.state(ticket) == Some(State::Asleep)
                 && share.has(self.entries.get(slot).partition)
@@ -204,7 +228,47 @@ impl Engine {
                 self.fire(slot);
             }
         }
-        Some(now)
+        (!self.far.is_empty() || !self.due.is_empty()).then_some(now)
+    }
+
+    /// Has jobs read that will be due soon, while there is room for their data. Returns when there is more to read.
+    fn look_ahead(&mut self, share: Share) -> Option<Nanos> {
+        while self.looking < LOOKING && self.cached < CACHE_BYTES {
+            let Reverse((at, slot, generation)) = *self.far.peek()?;
+            let from = at.saturating_sub(LOOK_AHEAD);
+            if from > self.now {
+                return Some(from);
+            }
+            self.due.extend(self.far.pop());
+            let ticket = Ticket { slot, generation };
+            let is_wanted = self.entries.state(ticket) == Some(State::Asleep)
+                && share.has(self.entries.get(slot).partition)
+                && !self.cache.contains_key(&slot);
+            if is_wanted {
+                self.looking += 1;
+                self.effects.push(Effect::LookAhead {
+                    ticket: SaveTicket(ticket),
+                    key: names::job_key(&self.entries.get(slot).name),
+                });
+            }
+        }
+        // Whoever is read, or done, makes room, and time is told after that.
+        None
+    }
+
+    /// What [`Effect::LookAhead`] found; an error is the same as nothing: the job is read again when it is due.
+    pub fn looked_ahead(&mut self, ticket: SaveTicket, found: Option<&KeyValue>) {
+        self.looking -= 1;
+        let slot = ticket.0.slot;
+        if let Some(found) = found
+            && matches!(
+                self.entries.state(ticket.0),
+                Some(State::Asleep | State::Waiting | State::Gated)
+            )
+            && self.entries.get(slot).job_revision == found.mod_revision
+        {
+            self.keep(slot, &found.value);
+        }
     }
 
     /// This replica's share changed; `None` = nothing is triggered until the replicas agree again. Answers to what
@@ -237,22 +301,29 @@ impl Engine {
         entry.state = State::Asleep;
         let is_mine = self.share.is_some_and(|share| share.has(entry.partition));
         if is_mine && entry.fire_at != Nanos::MAX {
-            self.due.push(Reverse((entry.fire_at, slot, entry.generation)));
+            let alarm = Reverse((entry.fire_at, slot, entry.generation));
+            if entry.fire_at.saturating_sub(LOOK_AHEAD) > self.now {
+                self.far.push(alarm);
+            } else {
+                self.due.push(alarm);
+            }
             self.sweep();
         }
     }
 
     /// Jobs that are overwritten over and over leave void tickets behind.
     fn sweep(&mut self) {
-        if self.due.len() > 2 * self.entries.len() + 4096 {
+        if self.due.len() + self.far.len() > 2 * self.entries.len() + 4096 {
             let entries = &self.entries;
-            self.due.retain(|Reverse((_, slot, generation))| {
+            let is_good = |Reverse((_, slot, generation)): &Alarm| {
                 let ticket = Ticket {
                     slot: *slot,
                     generation: *generation,
                 };
                 entries.state(ticket) == Some(State::Asleep)
-            });
+            };
+            self.due.retain(is_good);
+            self.far.retain(is_good);
         }
     }
 

@@ -90,14 +90,21 @@ impl Member {
 
     /// Takes part until stopped; then leaves, so that the others need not wait for the lease to end.
     pub async fn run(mut self, stop: CancellationToken) {
+        let mut told = None;
         while !stop.is_cancelled() {
             let result = tokio::select! {
                 result = self.take_part() => result,
                 () = stop.cancelled() => break,
             };
-            self.told.share.send_replace(None);
-            if let Err(error) = result {
+            if self.told.share.send_replace(None).is_some() {
+                told = None;
+            }
+            if let Err(error) = result
+                && told.as_ref() != Some(&error)
+            {
+                // It tries again several times a second.
                 tracing::warn!("this replica is not part of the cluster and tries again: {error}");
+                told = Some(error);
             }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(rand::random_range(200..600))) => {}

@@ -10,6 +10,7 @@
 //! - [`engine`]: the state machine that knows every job; no input or output of its own.
 //! - [`driver`]: the task around the engine: time, store, streams.
 //! - [`leadership`]: which replica triggers which job.
+//! - [`namespaces`]: what goes with a namespace of Kubernetes.
 //! - [`service`]: the RPCs. [`kv_port`]: etcd's API for the stock command line.
 
 pub mod config;
@@ -21,6 +22,7 @@ pub mod leadership;
 pub mod metrics;
 pub mod misfire;
 pub mod names;
+pub mod namespaces;
 pub mod run;
 pub mod service;
 pub mod store;

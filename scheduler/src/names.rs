@@ -16,6 +16,8 @@ pub const JOBS: &str = "dapr/jobs/";
 pub const COUNTERS: &str = "dapr/counters/";
 /// Prefix of the keys by which replicas know of each other.
 pub const LEADERSHIP: &str = "dapr/leadership/";
+/// Prefix of the keys by which namespaces of Kubernetes are remembered. Not the reference's, which passes it over.
+pub const SEEN_NAMESPACES: &str = "dapr/outrigger/namespaces/";
 
 /// Type of the Any that holds a job's metadata.
 const METADATA_TYPE: &str = "type.googleapis.com/dapr.proto.scheduler.v1.JobMetadata";
@@ -90,6 +92,14 @@ pub fn app_route(namespace: &str, app_id: &str) -> String {
 /// The route of an actor type's reminders.
 pub fn actor_route(namespace: &str, actor_type: &str) -> String {
     format!("actorreminder||{namespace}||{actor_type}||")
+}
+
+/// What the names of all jobs of a namespace start with.
+pub fn namespace_prefixes(namespace: &str) -> [String; 2] {
+    [
+        format!("app||{namespace}||"),
+        format!("actorreminder||{namespace}||"),
+    ]
 }
 
 /// What the names of a target's jobs start with.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use outrigger_identity::serve::{self, ServeOptions};
 use outrigger_identity::{Authorise, ControlPlane, Options, Security, Service};
 use outrigger_process::End;
-use outrigger_proto::scheduler::v1::scheduler_server::SchedulerServer;
 use outrigger_service::{Context, Failure, IdentityRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -20,11 +19,12 @@ use crate::driver::{self, Driver};
 use crate::kv_port;
 use crate::leadership::{Member, Told};
 use crate::metrics::Metrics;
-use crate::service::{SchedulerService, ServiceParts};
-use crate::store::Store;
+use crate::namespaces::{self, Namespaces};
+use crate::service::{SchedulerService, Server, ServiceParts};
 use crate::store::batch::Batcher;
 use crate::store::embedded::Embedded;
 use crate::store::etcd::Etcd;
+use crate::store::{Store, StoreError};
 
 /// Largest message either way, like the reference's.
 const MAX_MESSAGE: usize = i32::MAX as usize;
@@ -55,6 +55,8 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
     let security = security(context, &config).await?;
     certified.ready();
 
+    // Before there is a port: a sidecar that cannot be served yet is to hear so at once.
+    let opened = open(context, &config.store).await?;
     let listener = outrigger_service::listen("scheduler server", &config.listen_address, config.port).await?;
     let port = listener.local_addr()?.port();
     let address = broadcast(&config, context.environment.non_empty("DAPR_HOST_IP"), port);
@@ -62,7 +64,20 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
 
     let tasks = TaskTracker::new();
     let told = Told::default();
-    let store = store(context, &config, &told, &address).await?;
+    let store: Arc<dyn Store> = match opened {
+        Opened::Embedded(store) => {
+            told.alone(&address);
+            store
+        }
+        Opened::Etcd(etcd) => {
+            let member = Member::new(etcd.clone(), config.id.clone(), address, told.clone());
+            let stop = context.stopping.clone();
+            context
+                .tasks
+                .spawn("membership of the cluster", End::Fatal, running(member.run(stop)));
+            etcd
+        }
+    };
     let metrics = Metrics::new(&context.metrics);
     let (feed_sender, feed) = mpsc::channel(FEED);
     let (driver, handle) = Driver::new(store.clone(), feed, told.share.subscribe(), metrics.clone());
@@ -106,6 +121,10 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
         streams.wait().await;
         Ok(())
     });
+    if config.kubernetes {
+        let parts = (store.clone(), batcher.clone(), metrics.clone());
+        watch_namespaces(context, parts).await?;
+    }
     let service = SchedulerService::new(ServiceParts {
         batcher,
         store,
@@ -134,6 +153,28 @@ fn set(target: &outrigger_process::readiness::Target, is_ready: bool) {
     }
 }
 
+/// Jobs go with their namespace. Without a way to the API server they stay, and trigger all the same.
+async fn watch_namespaces(
+    context: &mut Context,
+    (store, batcher, metrics): (Arc<dyn Store>, Batcher, Metrics),
+) -> Result<(), Failure> {
+    let looks = context.readiness.register("scheduler-controller");
+    let client = match namespaces::connect(context.values.text("kubeconfig")).await {
+        Ok(client) => client,
+        Err(why) if context.values.text("kubeconfig").is_empty() => {
+            tracing::warn!("jobs of namespaces that are deleted are kept: no way to the API server: {why}");
+            looks.ready();
+            return Ok(());
+        }
+        Err(why) => return Err(Failure::new(why)),
+    };
+    let namespaces = Namespaces::new(store, batcher, metrics, context.stopping.clone());
+    context
+        .tasks
+        .spawn("namespaces", End::Fatal, running(namespaces.run(client, looks)));
+    Ok(())
+}
+
 fn serve_jobs(
     context: &mut Context,
     listener: TcpListener,
@@ -141,9 +182,7 @@ fn serve_jobs(
     service: SchedulerService,
     stop: CancellationToken,
 ) {
-    let server = SchedulerServer::new(service)
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
+    let server = Server::new(service, MAX_MESSAGE);
     let acceptor = security.acceptor(Authorise::Any);
     context.tasks.spawn("scheduler server", End::Fatal, async move {
         serve::grpc(listener, acceptor, server, options(), stop).await;
@@ -160,37 +199,39 @@ fn options() -> ServeOptions {
     }
 }
 
-/// Opens the store, and says which replicas there are.
-async fn store(
-    context: &mut Context,
-    config: &Config,
-    told: &Told,
-    address: &str,
-) -> Result<Arc<dyn Store>, Failure> {
-    match &config.store {
+/// A store, not part of anything yet.
+enum Opened {
+    Embedded(Arc<Embedded>),
+    Etcd(Arc<Etcd>),
+}
+
+/// Opens the store; an embedded one once its disk has room for that.
+async fn open(context: &mut Context, config: &StoreConfig) -> Result<Opened, Failure> {
+    let (directory, quota, client) = match config {
         StoreConfig::Embedded {
             directory,
             quota,
             client,
-        } => {
-            let store = Arc::new(Embedded::open(directory, *quota).await?);
-            serve_keys(context, store.clone(), client).await?;
-            told.alone(address);
-            Ok(store)
-        }
+        } => (directory, *quota, client),
         StoreConfig::Etcd {
             endpoints,
             credentials,
-        } => {
-            let etcd = Arc::new(Etcd::new(endpoints, credentials.clone())?);
-            let member = Member::new(etcd.clone(), config.id.clone(), address.to_owned(), told.clone());
-            let stop = context.stopping.clone();
-            context
-                .tasks
-                .spawn("membership of the cluster", End::Fatal, running(member.run(stop)));
-            Ok(etcd)
+        } => return Ok(Opened::Etcd(Arc::new(Etcd::new(endpoints, credentials.clone())?))),
+    };
+    let mut is_told = false;
+    let store = loop {
+        match Embedded::open(directory, quota).await {
+            Err(error @ StoreError::Full(_)) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::error!("not ready, and tries again every second: {error}");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            result => break Arc::new(result?),
         }
-    }
+    };
+    serve_keys(context, store.clone(), client).await?;
+    Ok(Opened::Embedded(store))
 }
 
 /// The embedded store's port for the stock command line. Without TLS, like the reference's.

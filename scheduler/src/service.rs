@@ -1,6 +1,9 @@
 //! The RPCs (contract `scheduler`, sections 4 and 5).
 
+mod list;
 mod watch;
+
+pub use list::Server;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +16,8 @@ use outrigger_proto::scheduler::v1::scheduler_server::Scheduler;
 use outrigger_proto::scheduler::v1::{
     DeleteByMetadataRequest, DeleteByMetadataResponse, DeleteByNamePrefixRequest, DeleteByNamePrefixResponse,
     DeleteJobRequest, DeleteJobResponse, GetJobRequest, GetJobResponse, Host, JobMetadata, ListJobsRequest,
-    ListJobsResponse, NamedJob, ScheduleJobRequest, ScheduleJobResponse, WatchHostsRequest,
-    WatchHostsResponse, WatchJobsRequest, WatchJobsResponse,
+    ListJobsResponse, ScheduleJobRequest, ScheduleJobResponse, WatchHostsRequest, WatchHostsResponse,
+    WatchJobsRequest, WatchJobsResponse,
 };
 use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
@@ -37,9 +40,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A job beyond this does not fit into a message of the store.
 const LARGEST_JOB: usize = 32 << 20;
 
-/// More jobs than this, in bytes, are not listed in one answer.
-const LARGEST_LIST: usize = 256 << 20;
-
 /// A response in parts.
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -58,6 +58,8 @@ struct Inner {
     /// Triggers that a stream may have unanswered.
     capacity: usize,
     next_stream: AtomicU64,
+    /// Memory for lists.
+    lists: list::Room,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -108,6 +110,7 @@ impl SchedulerService {
             mtls,
             capacity,
             next_stream: AtomicU64::new(1),
+            lists: list::Room::default(),
             tasks,
             stop,
         }))
@@ -272,38 +275,6 @@ impl Inner {
         Err(Status::already_exists(format!("job already exists: '{name}'")))
     }
 
-    /// What a name or prefix stands for, read.
-    async fn list(&self, metadata: &JobMetadata) -> Result<Vec<NamedJob>, Status> {
-        let prefix = names::list_prefix(metadata).map_err(unknown)?;
-        let found = self
-            .store
-            .list(names::job_key(&prefix), LARGEST_LIST)
-            .await
-            .map_err(|error| match error {
-                StoreError::TooLarge(why) => Status::resource_exhausted(format!(
-                    "the jobs of {prefix:?} are too many for one answer: {why}; get them by name, or delete some by prefix"
-                )),
-                error => store_failed(&error),
-            })?;
-        let mut jobs = Vec::with_capacity(found.len());
-        for key in found {
-            let full_name = names::name_of(&key.key, names::JOBS).unwrap_or_default();
-            let job = stored::Job::decode(key.value.clone())
-                .map_err(|error| unknown(format!("job {full_name:?} cannot be read: {error}")))?;
-            let Some(spec) = job.job else { continue };
-            let metadata = names::unpack(spec.metadata.as_ref());
-            let name = metadata
-                .as_ref()
-                .map_or(full_name, |metadata| names::short_name(full_name, metadata));
-            jobs.push(NamedJob {
-                name: name.to_owned(),
-                metadata,
-                job: Some(job::as_requested(spec)),
-            });
-        }
-        Ok(jobs)
-    }
-
     async fn delete_prefix(&self, prefix: &str) -> Result<(), Status> {
         // A prefix is good if a name that starts with it can be.
         names::check(&format!("{prefix}a")).map_err(unknown)?;
@@ -382,8 +353,10 @@ impl Scheduler for SchedulerService {
         let metadata = self
             .0
             .authorize_metadata(request.extensions(), request.get_ref().metadata.as_ref())?;
-        let jobs = self.0.list(metadata).await?;
-        Ok(Response::new(ListJobsResponse { jobs }))
+        // Over the wire [`Server`] answers, without this copy.
+        let listed = self.0.list(metadata).await?.into_bytes();
+        let listed = ListJobsResponse::decode(listed).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(listed))
     }
 
     async fn delete_by_metadata(

@@ -128,9 +128,28 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// The values of some keys, in the order asked for.
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<KeyValue>>, StoreError>;
 
+    /// Hands on all keys that start with a prefix, ascending, as of one moment; stops when nobody takes them any more.
+    async fn pages(&self, prefix: Bytes, pages: mpsc::Sender<Vec<KeyValue>>) -> Result<(), StoreError>;
+
     /// All keys that start with a prefix, ascending. If they and their values have more bytes than `most`, that is
     /// [`StoreError::TooLarge`].
-    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError>;
+    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let (sender, mut pages) = mpsc::channel::<Vec<KeyValue>>(1);
+        let gathering = async move {
+            let (mut all, mut size) = (Vec::new(), 0);
+            while let Some(page) = pages.recv().await {
+                size += bytes(&page);
+                if size > most {
+                    return Err(StoreError::TooLarge(format!("they have more than {most} bytes")));
+                }
+                all.extend(page);
+            }
+            Ok(all)
+        };
+        let (read, all) = tokio::join!(self.pages(prefix, sender), gathering);
+        let all = all?;
+        read.map(|()| all)
+    }
 
     /// Applies transactions, each by itself. Ok means durable. They are those of one [`batch::Sharing`].
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError>;
@@ -142,13 +161,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     fn batch(&self) -> batch::Limits;
 }
 
-/// Refuses a list that has become too long.
-fn check_size(keys: &[KeyValue], size: &mut usize, most: usize) -> Result<(), StoreError> {
-    *size += keys.iter().map(|kv| kv.key.len() + kv.value.len()).sum::<usize>();
-    if *size > most {
-        return Err(StoreError::TooLarge(format!("they have more than {most} bytes")));
-    }
-    Ok(())
+/// A page with more bytes of keys and values ends.
+const PAGE_BYTES: usize = 8 << 20;
+
+/// The bytes of keys and values.
+fn bytes(page: &[KeyValue]) -> usize {
+    page.iter().map(|kv| kv.key.len() + kv.value.len()).sum()
 }
 
 /// The end of the range of all keys that start with a prefix, as etcd counts; `None` = there is no end.

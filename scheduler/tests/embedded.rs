@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_proto::scheduler::v1::{DeleteJobRequest, GetJobRequest};
+use outrigger_proto::scheduler::v1::{DeleteJobRequest, GetJobRequest, ListJobsRequest};
 use outrigger_scheduler::store::embedded::Embedded;
 use outrigger_scheduler::store::{Applied, Check, Event, Feed, Store as _, StoreError, Txn, Write};
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use common::Scheduler;
-use common::jobs::{Counts, metadata, once, until, watch};
+use common::jobs::{Counts, many_of_one_app, metadata, once, until, watch};
 
 fn put(key: &str, value: &str) -> Write {
     Write::Put {
@@ -165,4 +165,94 @@ async fn on_a_full_disk_new_jobs_are_refused_and_the_others_trigger_and_are_kept
     assert_eq!(counts.lock().unwrap().get("later"), Some(&1));
     client.clone().get_job(get("kept")).await.unwrap();
     assert_eq!(scheduler.health_status(), Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_starts_on_a_full_disk_says_so_and_has_its_jobs_once_there_is_room() {
+    let mut before = Scheduler::embedded(&[]);
+    let mut client = before.client().await;
+    client.schedule_job(once("soon", "3s", 16)).await.unwrap();
+    client.schedule_job(once("kept", "1h", 16)).await.unwrap();
+    before.kill();
+    let data = before.directory.path().join("data");
+    for data in [data, tempfile::tempdir().unwrap().keep()] {
+        let is_new = !data.join("default-dapr-scheduler-server-0").exists();
+        let mut scheduler = Scheduler::on_full_disk(&data);
+        until("told", async || scheduler.log().contains("make room on it")).await;
+        let log = scheduler.log();
+        assert!(log.contains("scheduler.db: its disk has 0 bytes left"), "{log}");
+        assert_eq!(scheduler.health_status(), Some(503), "{log}");
+        // Nobody is kept waiting at a port.
+        assert!(std::net::TcpStream::connect(("127.0.0.1", scheduler.port)).is_err());
+        std::fs::remove_file(scheduler.data_as_seen().join("filler")).unwrap();
+        scheduler.wait_ready();
+        let counts = Counts::default();
+        let mut sidecar = JoinSet::new();
+        sidecar.spawn(watch(scheduler.port, counts.clone()));
+        let mut client = scheduler.client().await;
+        client.schedule_job(once("later", "1s", 16)).await.unwrap();
+        until("triggered", async || counts.lock().unwrap().contains_key("later")).await;
+        let kept = GetJobRequest {
+            name: "kept".to_owned(),
+            metadata: Some(metadata()),
+        };
+        assert_eq!(client.get_job(kept).await.is_err(), is_new);
+        until("triggered", async || {
+            is_new || counts.lock().unwrap().contains_key("soon")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_starts_above_its_quota_triggers_and_refuses_new_jobs_by_the_flag() {
+    let mut before = Scheduler::embedded(&[]);
+    let mut client = before.client().await;
+    client.schedule_job(once("soon", "2s", 16)).await.unwrap();
+    before.kill();
+    let data = format!(
+        "--etcd-data-dir={}",
+        before.directory.path().join("data").display()
+    );
+    let scheduler = Scheduler::embedded(&[&data, "--etcd-space-quota=1Ki"]);
+    let refused = scheduler.client().await.schedule_job(once("new", "1h", 16)).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("--etcd-space-quota"), "{refused}");
+    let counts = Counts::default();
+    let mut sidecar = JoinSet::new();
+    sidecar.spawn(watch(scheduler.port, counts.clone()));
+    until("triggered", async || counts.lock().unwrap().contains_key("soon")).await;
+    assert_eq!(scheduler.health_status(), Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn very_many_jobs_of_one_app_are_listed_and_deleted() {
+    let scheduler = Scheduler::embedded(&[]);
+    many_of_one_app(scheduler.port).await;
+    // More than goes into an answer is refused with what to do instead, and others are served all the same.
+    let mut client = scheduler.client().await;
+    for n in 0..300 {
+        let job = once(&format!("big-{n}"), "1h", 1 << 20);
+        client.schedule_job(job).await.unwrap();
+    }
+    let list = ListJobsRequest {
+        metadata: Some(metadata()),
+    };
+    let refused = client.list_jobs(list).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    for words in ["too many for one answer", "get them by name"] {
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    let get = GetJobRequest {
+        name: "big-299".to_owned(),
+        metadata: Some(metadata()),
+    };
+    assert!(
+        client
+            .max_decoding_message_size(8 << 20)
+            .get_job(get)
+            .await
+            .is_ok()
+    );
 }

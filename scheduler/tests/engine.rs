@@ -11,6 +11,7 @@ use croner::parser::{CronParser, Seconds};
 use outrigger_proto::common::v1::job_failure_policy::Policy;
 use outrigger_proto::common::v1::{JobFailurePolicy, JobFailurePolicyConstant, JobFailurePolicyDrop};
 use outrigger_proto::scheduler::v1::Job;
+use outrigger_schedule::Timestamp;
 use outrigger_scheduler::engine::Nanos;
 use proptest::prelude::*;
 
@@ -366,4 +367,35 @@ fn ticks_that_were_missed_are_fired_as_the_job_s_policy_says_and_the_rhythm_goes
     ] {
         assert_eq!(after_downtime(misfire), (at_once, 6), "{misfire:?}");
     }
+}
+
+#[test]
+fn the_data_of_a_burst_is_read_before_it_is_due_and_not_all_at_a_time() {
+    const JOBS: usize = 6000;
+    let start = at(2027, 1, 1);
+    let due = start + 60 * MINUTE;
+    let weather = Weather {
+        delay: 20_000_000,
+        ..CALM
+    };
+    let mut world = World::new(1, start, 1, weather);
+    world.run_until(start + SECOND);
+    for n in 0..JOBS {
+        let job = Job {
+            due_time: Some(Timestamp::from_nanosecond(i128::from(due)).unwrap().to_string()),
+            ..Job::default()
+        };
+        let expected = Expected {
+            ticks: vec![due],
+            is_whole: true,
+            retries: None,
+        };
+        world.schedule(&format!("job-{n}"), &job, None, expected);
+    }
+    world.run_until(due - 15 * SECOND);
+    assert_eq!(world.most_ahead, 0);
+    world.run_until(due + MINUTE);
+    assert_eq!(world.deliveries, JOBS);
+    assert_eq!(world.late_reads, 0);
+    assert!((1000..=4096).contains(&world.most_ahead), "{}", world.most_ahead);
 }

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use common::jobs::{Counts, metadata, once, until, watch};
+use common::jobs::{Counts, many_of_one_app, metadata, once, until, watch};
 use common::{EtcdServer, Scheduler};
 
 async fn jobs_left(client: &mut SchedulerClient<Channel>) -> Option<usize> {
@@ -336,4 +336,74 @@ async fn a_replica_whose_etcd_hangs_is_not_ready_and_triggers_again_afterwards()
         counts.lock().unwrap().contains_key("late")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_starts_on_a_full_etcd_says_so_and_triggers_once_there_is_room() {
+    let server = EtcdServer::start(&["--quota-backend-bytes=4194304"]);
+    let etcd = Etcd::new(std::slice::from_ref(&server.endpoint), None).unwrap();
+    let mut before = Scheduler::on_etcd("replica-0", &server.endpoint, &[]);
+    before.wait_ready();
+    let mut client = before.client().await;
+    client.schedule_job(once("soon", "1s", 16)).await.unwrap();
+    before.kill();
+    let big = |n: usize| Txn {
+        writes: vec![Write::Put {
+            key: format!("dapr/other/{n}").into(),
+            value: vec![7; 64 << 10].into(),
+            lease: 0,
+        }],
+        grows: true,
+        ..Txn::default()
+    };
+    let mut full = None;
+    for n in 0..200 {
+        if let Err(error) = etcd.apply(vec![big(n)]).await {
+            full = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(full, Some(StoreError::Full(_))), "{full:?}");
+    // Its record ends with its lease.
+    sleep(Duration::from_secs(4)).await;
+
+    let mut scheduler = Scheduler::on_etcd("replica-0", &server.endpoint, &[]);
+    until("told", async || scheduler.log().contains("NOSPACE")).await;
+    let log = scheduler.log();
+    for words in ["not part of the cluster and tries again", "--quota-backend-bytes"] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    assert_eq!(scheduler.health_status(), Some(503));
+    let mut client = scheduler.client().await;
+    let refused = client.schedule_job(once("new", "1h", 16)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+
+    let counts = Counts::default();
+    let mut sidecar = JoinSet::new();
+    sidecar.spawn(watch(scheduler.port, counts.clone()));
+    let delete = Txn {
+        writes: vec![Write::DeletePrefix("dapr/other/".into())],
+        ..Txn::default()
+    };
+    let revision = etcd.apply(vec![delete]).await.unwrap()[0].revision.to_string();
+    for words in [&["compact", &revision][..], &["defrag"], &["alarm", "disarm"]] {
+        let tool = std::process::Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &server.endpoint])
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(tool.status.success(), "{words:?}: {tool:?}");
+    }
+    scheduler.wait_ready();
+    until("triggered", async || counts.lock().unwrap().contains_key("soon")).await;
+    client.schedule_job(once("new", "1h", 16)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn very_many_jobs_of_one_app_are_listed_and_deleted() {
+    let etcd = EtcdServer::start(&[]);
+    let mut scheduler = Scheduler::on_etcd("replica-0", &etcd.endpoint, &[]);
+    scheduler.wait_ready();
+    many_of_one_app(scheduler.port).await;
 }

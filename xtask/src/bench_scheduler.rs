@@ -22,6 +22,9 @@ pub(crate) struct BenchSchedulerArgs {
     /// Jobs that are stored before the measurement of the start; 0 = leave it out
     #[arg(long, default_value_t = 1_000_000)]
     stored: usize,
+    /// Measure instead what so many jobs of one app are, one call each
+    #[arg(long, default_value_t = 0)]
+    by_calls: usize,
 }
 
 pub(crate) fn run(args: &BenchSchedulerArgs) -> Result<()> {
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &BenchSchedulerArgs) -> Result<()> {
         let status = std::process::Command::new(folder.join("examples/scheduler-load"))
             .arg(&bin)
             .arg(store)
-            .arg(args.stored.to_string())
+            .args([args.stored.to_string(), args.by_calls.to_string()])
             .status()
             .context("the load cannot be started")?;
         ensure!(status.success(), "the measurement with {store} failed");

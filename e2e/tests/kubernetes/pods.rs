@@ -108,6 +108,36 @@ pub(super) fn callers_are_known_by_their_certificates(stage: &mut Stage) {
     });
 }
 
+/// A job whose namespace is deleted is not there when another one of that name comes.
+pub(super) fn jobs_go_with_their_namespace(stage: &mut Stage) {
+    let stage = &*stage;
+    let (name, path) = ("fleeting", "v1.0-alpha1/jobs/later");
+    let with_app = |look: &dyn Fn(&dyn Fn(&str, &str) -> String)| {
+        stage.in_namespace(name, |ns| {
+            let annotations = "dapr.io/enabled: 'true', dapr.io/app-id: front, dapr.io/app-port: '8080'";
+            stage
+                .cluster
+                .apply_in(ns, &deployment("front", annotations))
+                .unwrap();
+            stage.cluster.rolled_out(ns, "deploy/front", PATIENCE);
+            look(&|method, body| ask(stage, ns, "front", method, path, body));
+        });
+        stage.until("the end of the namespace", || {
+            stage.cluster.kubectl(&["get", "namespace", name], "").is_err()
+        });
+    };
+    with_app(&|ask| {
+        let made = ask("POST", r#"{"dueTime": "1h", "data": "x"}"#);
+        assert!(made.starts_with("20"), "{made}");
+        let there = ask("GET", "");
+        assert!(there.starts_with("200"), "{there}");
+    });
+    with_app(&|ask| {
+        let gone = ask("GET", "");
+        assert!(gone.contains("not found"), "{gone}");
+    });
+}
+
 /// By a broker in a pod, and a Subscription that the operator hands out.
 pub(super) fn events_pass_between_pods(stage: &mut Stage) {
     let stage = &*stage;

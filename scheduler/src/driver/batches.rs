@@ -18,12 +18,15 @@ use crate::store::{Applied, KeyValue, Store, StoreError, Txn};
 const UNDER_WAY: usize = 4;
 /// Keys read at a time.
 const FETCH: usize = 256;
+/// Batches that are read ahead at a time, besides those that are due.
+const AHEAD: usize = 2;
 
 /// What became of something.
 #[derive(Debug)]
 pub(super) enum Done {
     Saved(Vec<(SaveTicket, Applied)>),
     Fetched(Vec<(StreamId, u64, Result<Option<KeyValue>, ()>)>),
+    LookedAhead(Vec<(SaveTicket, Option<KeyValue>)>),
     Refreshed(SaveTicket, Option<KeyValue>, Option<KeyValue>),
     /// Something failed and is in the queue again.
     Again,
@@ -33,6 +36,10 @@ enum Finished {
     Saved(Vec<(SaveTicket, Txn)>, Result<Vec<Applied>, StoreError>),
     Fetched(
         Vec<(StreamId, u64, Bytes)>,
+        Result<Vec<Option<KeyValue>>, StoreError>,
+    ),
+    LookedAhead(
+        Vec<(SaveTicket, Bytes)>,
         Result<Vec<Option<KeyValue>>, StoreError>,
     ),
     Refreshed(SaveTicket, [Bytes; 2], Result<Vec<Option<KeyValue>>, StoreError>),
@@ -48,6 +55,8 @@ pub(super) struct Batches {
     saving: usize,
     fetches: VecDeque<(StreamId, u64, Bytes)>,
     fetching: usize,
+    looks: VecDeque<(SaveTicket, Bytes)>,
+    looking: usize,
     refreshes: VecDeque<(SaveTicket, [Bytes; 2])>,
     refreshing: usize,
     work: FuturesUnordered<Work>,
@@ -71,6 +80,8 @@ impl Batches {
             saving: 0,
             fetches: VecDeque::new(),
             fetching: 0,
+            looks: VecDeque::new(),
+            looking: 0,
             refreshes: VecDeque::new(),
             refreshing: 0,
             work: FuturesUnordered::new(),
@@ -81,6 +92,7 @@ impl Batches {
         match effect {
             Effect::Save { ticket, txn } => self.saves.push_back((ticket, txn)),
             Effect::Fetch { stream, id, key } => self.fetches.push_back((stream, id, key)),
+            Effect::LookAhead { ticket, key } => self.looks.push_back((ticket, key)),
             Effect::Refresh { ticket, keys } => self.refreshes.push_back((ticket, keys)),
             Effect::Deliver { .. } => {}
         }
@@ -112,6 +124,18 @@ impl Batches {
                     .get(batch.iter().map(|(_, _, key)| key.clone()).collect())
                     .await;
                 Finished::Fetched(batch, result)
+            }));
+        }
+        while self.looking < AHEAD && !self.looks.is_empty() {
+            let count = self.looks.len().min(FETCH);
+            let batch: Vec<_> = self.looks.drain(..count).collect();
+            self.looking += 1;
+            let store = self.store.clone();
+            self.work.push(Box::pin(async move {
+                let result = store
+                    .get(batch.iter().map(|(_, key)| key.clone()).collect())
+                    .await;
+                Finished::LookedAhead(batch, result)
             }));
         }
         while self.refreshing < UNDER_WAY
@@ -176,6 +200,15 @@ impl Batches {
                         .map(|((stream, id, _), found)| (stream, id, found))
                         .collect(),
                 ))
+            }
+            Finished::LookedAhead(batch, result) => {
+                self.looking -= 1;
+                let found = result.unwrap_or_else(|error| {
+                    tracing::debug!("{} jobs are not read ahead: {error}", batch.len());
+                    vec![None; batch.len()]
+                });
+                let tickets = batch.into_iter().map(|(ticket, _)| ticket);
+                Some(Done::LookedAhead(tickets.zip(found).collect()))
             }
             Finished::Refreshed(ticket, keys, result) => {
                 self.refreshing -= 1;

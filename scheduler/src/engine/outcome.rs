@@ -70,11 +70,12 @@ impl Engine {
 
     /// Deletes a job that will not tick again.
     pub(super) fn finish(&mut self, slot: Slot) {
-        let name = &self.entries.get(slot).name;
-        let writes = vec![
-            Write::Delete(names::job_key(name)),
-            Write::Delete(names::counter_key(name)),
-        ];
+        let entry = self.entries.get(slot);
+        let mut writes = vec![Write::Delete(names::job_key(&entry.name))];
+        // The checks hold only if it is still absent.
+        if entry.counter_revision != 0 {
+            writes.push(Write::Delete(names::counter_key(&entry.name)));
+        }
         self.entries.get_mut(slot).fire_at = Nanos::MAX;
         self.write(slot, writes);
     }

@@ -28,6 +28,14 @@ const BATCH: Limits = Limits {
 };
 /// Room that is kept on the disk for what jobs that are there have to write.
 const RESERVE: u64 = 16 << 20;
+/// What opening a file may take: its log, and the index of that.
+const LEAST: u64 = 1 << 20;
+
+/// Bytes that can still be written to the disk of a folder, or of the nearest one above it that exists.
+fn disk_free(path: &Path) -> Option<u64> {
+    let disk = path.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
 
 /// Sizes that the thread reports after each commit.
 #[derive(Debug, Default)]
@@ -52,11 +60,18 @@ impl Embedded {
     /// Opens or creates the file `scheduler.db` in a directory. Above `quota` bytes no new jobs are taken.
     ///
     /// # Errors
-    /// Names the file and why.
+    /// Names the file and why; [`StoreError::Full`] if opening it takes room that its disk does not have.
     pub async fn open(directory: &Path, quota: u64) -> Result<Self, StoreError> {
         let path = directory.join("scheduler.db");
         let fail = |error: String| {
-            StoreError::Other(format!("cannot open the job store {}: {error}", path.display()))
+            let what = format!("cannot open the job store {}", path.display());
+            // SQLite tells a full disk in many ways.
+            match disk_free(directory) {
+                Some(free) if free < LEAST => StoreError::Full(format!(
+                    "{what}: its disk has {free} bytes left: make room on it ({error})"
+                )),
+                _ => StoreError::Other(format!("{what}: {error}")),
+            }
         };
         std::fs::create_dir_all(directory).map_err(|error| fail(error.to_string()))?;
         let gauges = Arc::new(Gauges::default());
@@ -137,16 +152,11 @@ impl Store for Embedded {
             .await
     }
 
-    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError> {
+    async fn pages(&self, prefix: Bytes, pages: mpsc::Sender<Vec<KeyValue>>) -> Result<(), StoreError> {
         self.readers
             .run(move |connection| {
-                let (mut all, mut size) = (Vec::new(), 0);
-                rows::pages(connection, prefix, |page| {
-                    super::check_size(&page, &mut size, most)?;
-                    all.extend(page);
-                    Ok(())
-                })?;
-                Ok(all)
+                let gone = |_| StoreError::Unavailable("nobody reads any more".to_owned());
+                rows::pages(connection, prefix, |page| pages.blocking_send(page).map_err(gone))
             })
             .await
     }

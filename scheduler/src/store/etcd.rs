@@ -110,6 +110,38 @@ impl Etcd {
             .await
     }
 
+    /// As many keys as go into one request.
+    async fn get_some(&self, keys: &[Bytes]) -> Result<Vec<Option<KeyValue>>, StoreError> {
+        let success = keys
+            .iter()
+            .map(|key| {
+                let range = pb::RangeRequest {
+                    key: key.clone(),
+                    ..pb::RangeRequest::default()
+                };
+                op(pb::request_op::Request::RequestRange(range))
+            })
+            .collect();
+        let request = pb::TxnRequest {
+            success,
+            ..pb::TxnRequest::default()
+        };
+        let answer = self
+            .client
+            .call(TIMEOUT, |member| {
+                let request = request.clone();
+                async move { member.kv().txn(member.request(request)).await }
+            })
+            .await?;
+        let found = |response: pb::ResponseOp| match response.response {
+            Some(pb::response_op::Response::ResponseRange(range)) => {
+                range.kvs.into_iter().next().map(key_value)
+            }
+            _ => None,
+        };
+        Ok(answer.responses.into_iter().map(found).collect())
+    }
+
     async fn txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, StoreError> {
         // Not tried again here: it is not known whether it happened.
         self.client
@@ -123,52 +155,18 @@ impl Etcd {
 #[async_trait]
 impl Store for Etcd {
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<KeyValue>>, StoreError> {
-        let mut found = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(GETS) {
-            let success = keys
-                .iter()
-                .map(|key| {
-                    let range = pb::RangeRequest {
-                        key: key.clone(),
-                        ..pb::RangeRequest::default()
-                    };
-                    op(pb::request_op::Request::RequestRange(range))
-                })
-                .collect();
-            let request = pb::TxnRequest {
-                success,
-                ..pb::TxnRequest::default()
-            };
-            let answer = self
-                .client
-                .call(TIMEOUT, |member| {
-                    let request = request.clone();
-                    async move { member.kv().txn(member.request(request)).await }
-                })
-                .await?;
-            found.extend(
-                answer
-                    .responses
-                    .into_iter()
-                    .map(|response| match response.response {
-                        Some(pb::response_op::Response::ResponseRange(range)) => {
-                            range.kvs.into_iter().next().map(key_value)
-                        }
-                        _ => None,
-                    }),
-            );
-        }
-        Ok(found)
+        let parts = keys.chunks(GETS).map(|keys| self.get_some(keys));
+        Ok(futures_util::future::try_join_all(parts).await?.concat())
     }
 
-    async fn list(&self, prefix: Bytes, most: usize) -> Result<Vec<KeyValue>, StoreError> {
-        let (mut all, mut size) = (Vec::new(), 0);
-        let mut pages = follow::Pages::new(prefix);
-        while let Some(page) = pages.next(self).await? {
-            super::check_size(&page, &mut size, most)?;
-            all.extend(page);
+    async fn pages(&self, prefix: Bytes, pages: mpsc::Sender<Vec<KeyValue>>) -> Result<(), StoreError> {
+        let mut all = follow::Pages::new(prefix);
+        while let Some(page) = all.next(self).await? {
+            if pages.send(page).await.is_err() {
+                break;
+            }
         }
-        Ok(all)
+        Ok(())
     }
 
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {

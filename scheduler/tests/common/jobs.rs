@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use outrigger_proto::scheduler::v1::scheduler_client::SchedulerClient;
 use outrigger_proto::scheduler::v1::watch_jobs_request::WatchJobRequestType;
 use outrigger_proto::scheduler::v1::{
-    Job, JobMetadata, JobTargetMetadata, ScheduleJobRequest, TargetJob, WatchJobsRequest,
-    WatchJobsRequestInitial, WatchJobsRequestResult, job_target_metadata,
+    DeleteByMetadataRequest, DeleteByNamePrefixRequest, Job, JobMetadata, JobTargetMetadata, ListJobsRequest,
+    ScheduleJobRequest, TargetJob, WatchJobsRequest, WatchJobsRequestInitial, WatchJobsRequestResult,
+    job_target_metadata,
 };
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -86,6 +88,61 @@ async fn watch_once(port: u16, counts: &Counts) -> Result<(), Box<dyn std::error
         sender.send(request(WatchJobRequestType::Result(result))).await?;
     }
     Ok(())
+}
+
+/// Makes very many jobs of one app, lists and deletes them.
+pub(crate) async fn many_of_one_app(port: u16) {
+    const JOBS: usize = 20_000;
+    let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    let client = SchedulerClient::new(channel.connect().await.unwrap());
+    let mut calls = JoinSet::new();
+    for part in 0..64 {
+        let mut client = client.clone();
+        calls.spawn(async move {
+            for n in (part..JOBS).step_by(64) {
+                client
+                    .schedule_job(once(&format!("job-{n:05}"), "1h", 1 << 10))
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+    while let Some(call) = calls.join_next().await {
+        call.unwrap();
+    }
+    let list = || ListJobsRequest {
+        metadata: Some(metadata()),
+    };
+    let mut all = client.clone().max_decoding_message_size(usize::MAX);
+    let listed = all.list_jobs(list()).await.unwrap().into_inner().jobs;
+    let names: Vec<String> = (0..JOBS).map(|n| format!("job-{n:05}")).collect();
+    assert!(
+        listed.iter().map(|job| &job.name).eq(&names),
+        "{} jobs",
+        listed.len()
+    );
+    let wanted = once("", "1h", 1 << 10);
+    for job in listed {
+        assert_eq!(job.metadata, wanted.metadata);
+        let (job, wanted) = (job.job.unwrap(), wanted.job.as_ref().unwrap());
+        assert_eq!((&job.due_time, &job.data), (&wanted.due_time, &wanted.data));
+    }
+    // Somebody who takes only messages of the usual size is told so by its own side.
+    let refused = client.clone().list_jobs(list()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    let delete = DeleteByNamePrefixRequest {
+        name_prefix: "job-1".to_owned(),
+        metadata: Some(metadata()),
+    };
+    all.delete_by_name_prefix(delete).await.unwrap();
+    let left = all.list_jobs(list()).await.unwrap().into_inner().jobs;
+    assert_eq!(left.len(), JOBS / 2);
+    let delete = DeleteByMetadataRequest {
+        metadata: Some(metadata()),
+        ..DeleteByMetadataRequest::default()
+    };
+    all.delete_by_metadata(delete).await.unwrap();
+    assert!(all.list_jobs(list()).await.unwrap().into_inner().jobs.is_empty());
 }
 
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

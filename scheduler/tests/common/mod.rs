@@ -5,7 +5,7 @@
 pub(crate) mod jobs;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -99,6 +99,26 @@ impl Scheduler {
         let mut this = Self::spawn_in(wrapper, directory, args);
         this.wait_ready();
         this
+    }
+
+    /// Starts one with an embedded store on a disk of its own, which has the files of `data` and not a byte left; does
+    /// not wait. The rest of the disk is in the file `filler`.
+    pub(crate) fn on_full_disk(data: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("data");
+        std::fs::create_dir(&own).unwrap();
+        let script = "mount -t tmpfs -o size=48m none \"$1\" && cp -r \"$0/.\" \"$1\" && \
+                      { head -c 48M /dev/zero >\"$1/filler\" 2>/dev/null; shift; exec \"$@\"; }";
+        let wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", script];
+        let wrapper = wrapper.iter().map(ToString::to_string);
+        let paths = [data, &own].map(|path| path.display().to_string());
+        let args = vec![format!("--etcd-data-dir={}", own.display())];
+        Self::spawn_in(wrapper.chain(paths).collect(), directory, args)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Its data folder as it sees it.

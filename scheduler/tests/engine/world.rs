@@ -64,6 +64,8 @@ enum Reply {
     /// The read reaches the store now.
     Read(StreamId, u64, Bytes),
     ReadAgain(SaveTicket, [Bytes; 2]),
+    ReadAhead(SaveTicket, Bytes),
+    LookedAhead(SaveTicket, Option<KeyValue>),
 }
 
 struct Replica {
@@ -109,6 +111,10 @@ pub(crate) struct World {
     /// overtaken without knowing it.
     pub(crate) exposed: usize,
     pub(crate) deliveries: usize,
+    /// Jobs that had to be read when they were due.
+    pub(crate) late_reads: usize,
+    /// Most jobs that were being read ahead at a time.
+    pub(crate) most_ahead: usize,
     /// Lateness counts from here.
     pub(crate) calm_since: Nanos,
     /// Whether every tick is held against what is expected; jobs that pass over missed ones are not.
@@ -146,6 +152,8 @@ impl World {
             duplicates: 0,
             exposed: 0,
             deliveries: 0,
+            late_reads: 0,
+            most_ahead: 0,
             calm_since: now,
             is_strict: true,
         };
@@ -484,6 +492,13 @@ impl World {
                     let when = now + self.delay();
                     self.post(at, when, Reply::Fetched(stream, id, found));
                 }
+                Reply::ReadAhead(ticket, key) => {
+                    let lost = self.dice(self.weather.lost);
+                    let found = self.keys.get(&key).filter(|_| !lost).cloned();
+                    let when = now + self.delay();
+                    self.post(at, when, Reply::LookedAhead(ticket, found));
+                }
+                Reply::LookedAhead(ticket, found) => replica.engine.looked_ahead(ticket, found.as_ref()),
                 Reply::ReadAgain(ticket, keys) => {
                     let [job, counter] = keys.map(|key| self.keys.get(&key).cloned());
                     let when = now + self.delay();
@@ -547,10 +562,19 @@ impl World {
                             cut.push_back(stream);
                         }
                     }
-                    Effect::Fetch { stream, id, key } => self.post(at, when, Reply::Read(stream, id, key)),
+                    Effect::Fetch { stream, id, key } => {
+                        self.late_reads += 1;
+                        self.post(at, when, Reply::Read(stream, id, key));
+                    }
+                    Effect::LookAhead { ticket, key } => self.post(at, when, Reply::ReadAhead(ticket, key)),
                     Effect::Save { ticket, txn } => self.post(at, when, Reply::Write(ticket, txn)),
                     Effect::Refresh { ticket, keys } => self.post(at, when, Reply::ReadAgain(ticket, keys)),
                 }
+            }
+            let is_ahead = |reply: &&Reply| matches!(reply, Reply::ReadAhead(..) | Reply::LookedAhead(..));
+            if let Some(replica) = &self.replicas[at] {
+                let ahead = replica.inbox.values().filter(is_ahead).count();
+                self.most_ahead = self.most_ahead.max(ahead);
             }
             for stream in cut {
                 self.cut(at, stream);

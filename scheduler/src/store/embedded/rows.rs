@@ -7,10 +7,13 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 use tokio::sync::mpsc;
 
-use crate::store::{Feed, KeyValue, StoreError, prefix_end};
+use crate::store::{Feed, KeyValue, PAGE_BYTES, StoreError, prefix_end};
 
 /// Rows told at a time.
 const PAGE: usize = 4096;
+/// Keys of a range; a negative number = all.
+const RANGE: &str = "SELECT key, value, created, modified, version FROM kv
+     WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) ORDER BY key LIMIT ?3";
 /// Connections kept for reading.
 const READERS: usize = 4;
 
@@ -76,10 +79,7 @@ pub(super) fn range(
 ) -> Result<Vec<KeyValue>, StoreError> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let query = || -> rusqlite::Result<Vec<KeyValue>> {
-        let mut statement = connection.prepare_cached(
-            "SELECT key, value, created, modified, version FROM kv
-             WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) ORDER BY key LIMIT ?3",
-        )?;
+        let mut statement = connection.prepare_cached(RANGE)?;
         statement.query_map(params![from, to, limit], read)?.collect()
     };
     query().map_err(|error| failure(&error))
@@ -101,25 +101,28 @@ pub(super) fn tell(
     feed.blocking_send(Feed::Complete).map_err(gone)
 }
 
-/// Hands on all keys that start with a prefix, some at a time.
+/// Hands on all keys that start with a prefix, some at a time: the content as of one moment, since it is one statement.
 pub(super) fn pages(
     connection: &Connection,
     prefix: Bytes,
     mut take: impl FnMut(Vec<KeyValue>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let end = prefix_end(&prefix);
-    let mut from = prefix;
-    loop {
-        let page = range(connection, &from, end.as_deref(), PAGE)?;
-        let Some(last) = page.last() else { return Ok(()) };
-        // The smallest key after it.
-        from = [&last.key[..], &[0]].concat().into();
-        let is_last = page.len() < PAGE;
-        take(page)?;
-        if is_last {
-            return Ok(());
+    let mut statement = connection
+        .prepare_cached(RANGE)
+        .map_err(|error| failure(&error))?;
+    let rows = statement.query_map(params![&prefix[..], end.as_deref(), -1], read);
+    let (mut page, mut size) = (Vec::new(), 0);
+    for row in rows.map_err(|error| failure(&error))? {
+        let row = row.map_err(|error| failure(&error))?;
+        size += row.key.len() + row.value.len();
+        page.push(row);
+        if page.len() == PAGE || size > PAGE_BYTES {
+            size = 0;
+            take(std::mem::take(&mut page))?;
         }
     }
+    if page.is_empty() { Ok(()) } else { take(page) }
 }
 
 /// Opens a connection that only reads.

@@ -298,8 +298,7 @@ impl Writer {
             .bytes_in_use
             .store(u64::try_from(in_use).unwrap_or(0), Ordering::Relaxed);
         // Where the disk cannot be asked, its own refusal has to do.
-        let free = rustix::fs::statvfs(&self.path)
-            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free = super::disk_free(&self.path).unwrap_or(u64::MAX);
         self.gauges.disk_free.store(free, Ordering::Relaxed);
     }
 

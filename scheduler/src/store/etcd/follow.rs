@@ -8,16 +8,14 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
 use super::{Etcd, end_of, key_value};
-use crate::store::{Event, Feed, KeyValue, StoreError};
+use crate::store::{Event, Feed, KeyValue, PAGE_BYTES, StoreError, bytes};
 use crate::wire::etcdserverpb as pb;
 use crate::wire::mvccpb;
 
 /// Keys of the first page; it grows while pages are small.
 const FIRST_PAGE: i64 = 256;
 /// Most keys of a page.
-const LARGEST_PAGE: i64 = 8192;
-/// A page with more bytes makes the next one smaller.
-const PAGE_BYTES: usize = 8 << 20;
+const LARGEST_PAGE: i64 = 4096;
 
 /// Pages of all keys with a prefix, as of one revision.
 pub(super) struct Pages {
@@ -61,15 +59,16 @@ impl Pages {
             self.revision = answer.header.map_or(0, |header| header.revision);
         }
         self.is_done = !answer.more;
-        let bytes: usize = answer.kvs.iter().map(|kv| kv.value.len()).sum();
-        self.limit = if bytes > PAGE_BYTES {
+        let page: Vec<KeyValue> = answer.kvs.into_iter().map(key_value).collect();
+        // etcd counts keys only: a page of many bytes makes the next one smaller.
+        let size = bytes(&page);
+        self.limit = if size > PAGE_BYTES {
             (self.limit / 4).max(1)
-        } else if bytes < PAGE_BYTES / 4 {
+        } else if size < PAGE_BYTES / 4 {
             (self.limit * 2).min(LARGEST_PAGE)
         } else {
             self.limit
         };
-        let page: Vec<KeyValue> = answer.kvs.into_iter().map(key_value).collect();
         if let Some(last) = page.last() {
             // The smallest key after it.
             self.from = [&last.key[..], &[0]].concat().into();
@@ -145,6 +144,8 @@ impl Watching<'_> {
                     range_end: end_of(&key),
                     key,
                     start_revision: self.next_revision,
+                    // A million keys that are deleted at once come in parts.
+                    fragment: true,
                     ..pb::WatchCreateRequest::default()
                 },
             )),
@@ -185,8 +186,10 @@ impl Watching<'_> {
             if answer.canceled {
                 return Err(broken(tonic::Status::unavailable(answer.cancel_reason)));
             }
-            // The events of a revision come together.
-            if let Some(last) = answer.events.last().and_then(|event| event.kv.as_ref()) {
+            // The events of a revision come together, or in parts that say so; where it breaks off they all come again.
+            if !answer.fragment
+                && let Some(last) = answer.events.last().and_then(|event| event.kv.as_ref())
+            {
                 self.next_revision = self.next_revision.max(last.mod_revision + 1);
             }
             let events: Vec<Event> = answer
