@@ -116,6 +116,10 @@ const SCENARIOS: &[Scenario] = &[
         "an upgrade and a rollback keep the authority",
         control_plane::upgrades_keep_the_authority,
     ),
+    (
+        "actors and their reminders live in pods, and placement's replicas may be killed",
+        pods::actors_live_in_pods,
+    ),
     ("jobs go with their namespace", pods::jobs_go_with_their_namespace),
     ("the control plane is small", control_plane::it_is_small),
     (
@@ -194,11 +198,11 @@ impl Stage {
         }
     }
 
-    /// Does something while `front` calls `back` in that namespace, and pods are asked for: how many calls succeeded, and
-    /// which failed.
-    fn under_load(&self, namespace: &str, disturb: impl FnOnce()) -> (u64, Vec<String>) {
+    /// Does something while `front` calls this path of its sidecar in that namespace, and pods are asked for: how many
+    /// calls succeeded, and which failed.
+    fn under_load(&self, namespace: &str, path: &str, disturb: impl FnOnce()) -> (u64, Vec<String>) {
         let over = AtomicBool::new(false);
-        let url = "http://127.0.0.1:3500/v1.0/invoke/back/method/load";
+        let url = &format!("http://127.0.0.1:3500/{path}");
         let calling = || {
             let (mut calls, mut failures) = (0, Vec::new());
             while !over.load(Ordering::Relaxed) {

@@ -70,7 +70,7 @@ impl Share {
     }
 
     /// This replica's part of a limit of the cluster: the remainder goes to the first ones, and nobody gets none.
-    pub(crate) fn of(self, limit: u32) -> u32 {
+    pub fn of(self, limit: u32) -> u32 {
         let limit = u64::from(limit);
         let part = limit / self.count + u64::from(self.index < limit % self.count);
         u32::try_from(part.max(1)).unwrap_or(u32::MAX)

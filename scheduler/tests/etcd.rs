@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use outrigger_proto::scheduler::v1::scheduler_client::SchedulerClient;
 use outrigger_proto::scheduler::v1::{
-    DeleteJobRequest, GetJobRequest, Job, ListJobsRequest, ScheduleJobRequest,
+    DeleteJobRequest, GetJobRequest, Job, ListJobsRequest, ScheduleJobRequest, WatchHostsRequest,
 };
 use outrigger_scheduler::store::etcd::Etcd;
 use outrigger_scheduler::store::{Check, Store as _, StoreError, Txn, Write};
@@ -387,17 +387,106 @@ async fn a_replica_that_starts_on_a_full_etcd_says_so_and_triggers_once_there_is
     };
     let revision = etcd.apply(vec![delete]).await.unwrap()[0].revision.to_string();
     for words in [&["compact", &revision][..], &["defrag"], &["alarm", "disarm"]] {
-        let tool = std::process::Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &server.endpoint])
-            .args(words)
-            .output()
-            .unwrap();
-        assert!(tool.status.success(), "{words:?}: {tool:?}");
+        server.tool(words);
     }
     scheduler.wait_ready();
     until("triggered", async || counts.lock().unwrap().contains_key("soon")).await;
     client.schedule_job(once("new", "1h", 16)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changed_while_a_replica_slept_is_read_anew_where_etcd_has_compacted_it() {
+    let mut server = EtcdServer::start(&[]);
+    let mut scheduler = Scheduler::on_etcd("replica-0", &server.endpoint, &[]);
+    scheduler.wait_ready();
+    let counts = Counts::default();
+    let mut sidecar = JoinSet::new();
+    sidecar.spawn(watch(scheduler.port, counts.clone()));
+    let mut client = scheduler.client().await;
+    client.schedule_job(once("deleted", "12s", 16)).await.unwrap();
+    client.schedule_job(once("moved", "1h", 16)).await.unwrap();
+    client.schedule_job(once("kept", "12s", 16)).await.unwrap();
+    scheduler.signal("-STOP");
+    // As another replica would, on a connection of its own.
+    let mut other = Scheduler::on_etcd("replica-1", &server.endpoint, &[]);
+    let mut through_other = {
+        until("served", async || {
+            std::net::TcpStream::connect(("127.0.0.1", other.port)).is_ok()
+        })
+        .await;
+        other.client().await
+    };
+    let mut moved = once("moved", "2s", 16);
+    moved.overwrite = true;
+    through_other.schedule_job(moved).await.unwrap();
+    through_other.schedule_job(once("new", "2s", 16)).await.unwrap();
+    let delete = DeleteJobRequest {
+        name: "deleted".to_owned(),
+        metadata: Some(metadata()),
+    };
+    through_other.delete_job(delete).await.unwrap();
+    other.kill();
+    let etcd = Etcd::new(std::slice::from_ref(&server.endpoint), None).unwrap();
+    let touch = Txn {
+        writes: vec![Write::Delete("dapr/other".into())],
+        ..Txn::default()
+    };
+    let revision = etcd.apply(vec![touch]).await.unwrap()[0].revision.to_string();
+    server.tool(&["compact", &revision]);
+    server.kill_and_restart();
+    scheduler.signal("-CONT");
+    until("triggered", async || {
+        let counts = counts.lock().unwrap();
+        ["moved", "new", "kept"]
+            .iter()
+            .all(|name| counts.contains_key(*name))
+    })
+    .await;
+    scheduler.wait_ready();
+    sleep(Duration::from_secs(1)).await;
+    assert!(!counts.lock().unwrap().contains_key("deleted"));
+    assert!(
+        scheduler.log().contains("has compacted the changes"),
+        "{}",
+        scheduler.log()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_are_told_of_replicas_that_come_and_go() {
+    let server = EtcdServer::start(&[]);
+    let replica = |n: usize| Scheduler::on_etcd(&format!("replica-{n}"), &server.endpoint, &[]);
+    let mut first = replica(0);
+    first.wait_ready();
+    let asked = first.client().await.watch_hosts(WatchHostsRequest {}).await;
+    let mut told = asked.unwrap().into_inner();
+    let address = |replica: &Scheduler| format!("127.0.0.1:{}", replica.port);
+    let mut expect = async |replicas: &[&Scheduler]| {
+        let mut expected: Vec<String> = replicas.iter().map(|replica| address(replica)).collect();
+        expected.sort();
+        let waiting = async {
+            loop {
+                let hosts = told.message().await.unwrap().unwrap().hosts;
+                let mut hosts: Vec<String> = hosts.into_iter().map(|host| host.address).collect();
+                hosts.sort();
+                if hosts == expected {
+                    break;
+                }
+            }
+        };
+        let in_time = timeout(Duration::from_secs(60), waiting).await;
+        assert!(in_time.is_ok(), "not told of {expected:?}");
+    };
+    expect(&[&first]).await;
+    let second = replica(1);
+    expect(&[&first, &second]).await;
+    let mut third = replica(2);
+    expect(&[&first, &second, &third]).await;
+    // One that dies is gone when its lease is; one that ends says so.
+    third.kill();
+    expect(&[&first, &second]).await;
+    second.signal("-TERM");
+    expect(&[&first]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

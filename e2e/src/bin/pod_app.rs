@@ -1,7 +1,8 @@
 //! The app of the pods in the cluster's tests, and the client inside them (by `kubectl exec`).
 //!
 //! - `pod_app serve NAME`: an app on port 8080 until it is told to end. It answers every request with `NAME METHOD PATH BODY`,
-//!   keeps those lines, lists them at `/seen`, and serves the content of `$SUBSCRIPTIONS` at `/dapr/subscribe`.
+//!   keeps those lines, lists them at `/seen`, and serves the content of `$SUBSCRIPTIONS` at `/dapr/subscribe`. It hosts actors of
+//!   the type `$ACTORS`.
 //! - `pod_app ask METHOD URL [BODY]`: asks once, prints the status and the body.
 //! - `pod_app load SECONDS URL`: asks all the time, prints how many answers were 200 and which were not.
 //! - `pod_app until SECONDS URL TEXT`: asks all the time until an answer is 200 and has TEXT in it; prints when that was, in
@@ -175,7 +176,10 @@ fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::
             "/seen" => kept().join("\n"),
             "/dapr/subscribe" => std::env::var("SUBSCRIPTIONS").unwrap_or_else(|_| "[]".to_owned()),
             // What a sidecar asks each app at its start.
-            "/dapr/config" => "{}".to_owned(),
+            "/dapr/config" => std::env::var("ACTORS").map_or_else(
+                |_| "{}".to_owned(),
+                |name| format!(r#"{{"entities": ["{name}"]}}"#),
+            ),
             _ => {
                 let line = format!("{name} {method} {path} {body}");
                 kept().push(line.clone());

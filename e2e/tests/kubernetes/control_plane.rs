@@ -198,15 +198,33 @@ pub(super) fn upgrades_keep_the_authority(stage: &mut Stage) {
         let lines = stage.cluster.kubectl(&logs, "").unwrap_or_default();
         lines.lines().any(|line| line.starts_with('{'))
     });
-    let rollback: Vec<&str> = ["rollback", "dapr", "1", "--namespace", SYSTEM]
-        .into_iter()
-        .chain(wait)
-        .collect();
-    stage
-        .cluster
-        .helm(&rollback)
-        .unwrap_or_else(|error| panic!("{error}\n{}", stage.cluster.situation()));
+    roll_back(stage);
     assert_eq!(authority(stage), before);
+}
+
+/// To what was installed first.
+fn roll_back(stage: &Stage) {
+    let words = [
+        "rollback",
+        "dapr",
+        "1",
+        "--namespace",
+        SYSTEM,
+        "--wait",
+        "--timeout",
+        "150s",
+    ];
+    let told = stage.cluster.helm(&words);
+    told.unwrap_or_else(|error| panic!("{error}\n{}", stage.cluster.situation()));
+}
+
+/// Does something while the chart is installed with other values.
+pub(super) fn with_values(stage: &Stage, values: &[&str], run: impl FnOnce()) {
+    let wait = ["--wait", "--timeout", "150s"];
+    let upgrade: Vec<&str> = ["upgrade", "dapr", CHART].into_iter().chain(wait).collect();
+    helm(stage, &upgrade, values).unwrap_or_else(|error| panic!("{error}\n{}", stage.cluster.situation()));
+    run();
+    roll_back(stage);
 }
 
 /// Debug builds are larger than what users run: with those this only notices leaks and blunders.

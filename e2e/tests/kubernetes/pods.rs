@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::control_plane;
 use super::{PATIENCE, REDIS, SYSTEM, Stage, WORKLOADS, container, deployment};
 
 /// What the test's app, run once more in the container of an app, prints.
@@ -108,6 +109,68 @@ pub(super) fn callers_are_known_by_their_certificates(stage: &mut Stage) {
     });
 }
 
+/// Two pods host a type, a third calls it; one of three replicas of placement after the other is killed meanwhile.
+pub(super) fn actors_live_in_pods(stage: &mut Stage) {
+    let stage = &*stage;
+    control_plane::with_values(stage, &["dapr_placement.ha=true"], || {
+        stage.in_namespace("actors", |ns| {
+            let store = "{apiVersion: dapr.io/v1alpha1, kind: Component, metadata: {name: kv}, spec: {type: state.in-memory, \
+                         version: v1, metadata: [{name: actorStateStore, value: 'true'}]}, scopes: [host]}";
+            stage.cluster.apply_in(ns, store).unwrap();
+            for app in ["front", "host"] {
+                let annotations =
+                    format!("dapr.io/enabled: 'true', dapr.io/app-id: {app}, dapr.io/app-port: '8080'");
+                let mut yaml = deployment(app, &annotations);
+                if app == "host" {
+                    yaml = yaml
+                        .replace("replicas: 1", "replicas: 2")
+                        .replace("{name: app,", "{name: app, env: [{name: ACTORS, value: T}],");
+                }
+                stage.cluster.apply_in(ns, &yaml).unwrap();
+            }
+            for app in ["deploy/front", "deploy/host"] {
+                stage.cluster.rolled_out(ns, app, PATIENCE);
+            }
+            let call = |n: usize| ask(stage, ns, "front", "POST", &format!("v1.0/actors/T/{n}/method/hello"), "");
+            for n in 0..10 {
+                stage.until("an actor's answer", || {
+                    call(n).contains(&format!("host PUT /actors/T/{n}/method/hello"))
+                });
+            }
+            let hosts = ["-n", ns, "get", "pods", "-l", "app=host", "-o", "name"];
+            let hosts = stage.cluster.kubectl(&hosts, "").unwrap();
+            let seen = |pod: &str| {
+                let words = ["-n", ns, "exec", pod, "-c", "app", "--", "/pod_app", "ask", "GET"];
+                let words: Vec<&str> = words.into_iter().chain(["http://127.0.0.1:8080/seen"]).collect();
+                stage.cluster.kubectl(&words, "").unwrap_or_default()
+            };
+            for pod in hosts.lines() {
+                assert!(seen(pod).contains("/method/hello"), "each hosts some of ten: {pod}");
+            }
+            let path = "v1.0/actors/T/3/reminders/r";
+            let told = ask(stage, ns, "host", "POST", path, r#"{"dueTime": "1s", "data": 7}"#);
+            assert!(told.starts_with("204"), "{told}");
+            stage.until("the reminder", || {
+                hosts
+                    .lines()
+                    .any(|pod| seen(pod).contains("PUT /actors/T/3/method/remind/r"))
+            });
+            let (calls, failures) = stage.under_load(ns, "v1.0/actors/T/3/method/load", || {
+                for replica in 0..3 {
+                    let pod = format!("dapr-placement-server-{replica}");
+                    let kill = ["-n", SYSTEM, "delete", "pod", &pod, "--force", "--grace-period=0"];
+                    stage.cluster.kubectl(&kill, "").unwrap();
+                    stage
+                        .cluster
+                        .rolled_out(SYSTEM, "statefulset/dapr-placement-server", PATIENCE);
+                }
+            });
+            eprintln!("{calls} calls of an actor while placement's replicas were killed");
+            assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");
+        });
+    });
+}
+
 /// A job whose namespace is deleted is not there when another one of that name comes.
 pub(super) fn jobs_go_with_their_namespace(stage: &mut Stage) {
     let stage = &*stage;
@@ -211,14 +274,14 @@ pub(super) fn nothing_fails_while_all_restarts(stage: &mut Stage) {
                 .unwrap();
             stage.cluster.rolled_out(namespace, what, PATIENCE);
         };
-        let (calls, failures) = stage.under_load(ns, || {
+        let (calls, failures) = stage.under_load(ns, "v1.0/invoke/back/method/load", || {
             restart(ns, "deploy/back");
             // Those that end go on answering for a while.
             std::thread::sleep(Duration::from_secs(10));
         });
         eprintln!("{calls} calls while the app restarted");
         assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");
-        let (calls, failures) = stage.under_load(ns, || {
+        let (calls, failures) = stage.under_load(ns, "v1.0/invoke/back/method/load", || {
             for workload in WORKLOADS {
                 restart(SYSTEM, workload);
             }

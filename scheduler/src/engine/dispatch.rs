@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::entry::{Slot, State, Ticket};
-use super::gates::Limit;
+use super::gates::{GateId, Limit};
 use super::routes::{Pending, Stream};
 use super::{Answer, Effect, Engine, Nanos, StreamId};
 use crate::misfire::{LATE_NANOS, Misfire};
@@ -194,13 +194,22 @@ impl Engine {
             self.metrics.under_way(self.gates.key(gate), -1);
             let gate_state = self.gates.get_mut(gate);
             gate_state.under_way = gate_state.under_way.saturating_sub(1);
-            // One place is free: the first that still wants it.
-            while let Some(next) = self.gates.get_mut(gate).queue.pop_front() {
-                self.metrics.pending(self.gates.key(gate), -1);
-                if self.entries.state(next) == Some(State::Gated) {
-                    self.dispatch(next.slot);
-                    break;
-                }
+        }
+        for gate in pending.gates.into_iter().flatten() {
+            self.let_through(gate);
+        }
+    }
+
+    /// Gives the free places of a gate to those who wait for one. Who then finds its other gate full waits there, and
+    /// the place goes to the next.
+    fn let_through(&mut self, gate: GateId) {
+        let share = self.share.unwrap_or(super::Share::ALL);
+        while self.gates.full([Some(gate), None], share).is_none()
+            && let Some(next) = self.gates.get_mut(gate).queue.pop_front()
+        {
+            self.metrics.pending(self.gates.key(gate), -1);
+            if self.entries.state(next) == Some(State::Gated) {
+                self.dispatch(next.slot);
             }
         }
     }
@@ -246,7 +255,7 @@ impl Engine {
             .iter()
             .map(|(kind, name)| self.routes.find_or_add(*kind, name))
             .collect();
-        let gates = interest
+        let gates: Vec<GateId> = interest
             .limits
             .into_iter()
             .map(|limit| self.gates.state(limit))
@@ -258,8 +267,13 @@ impl Engine {
             last_id: 0,
             capacity: interest.capacity,
         };
+        let stated = stream.gates.clone();
         self.routes.connect(id, stream);
         self.fill(id, usize::MAX);
+        // It may have stated more than those before it.
+        for gate in stated {
+            self.let_through(gate);
+        }
     }
 
     /// A stream is gone. What it did not answer goes to another one, or waits.

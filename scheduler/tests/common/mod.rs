@@ -224,7 +224,8 @@ impl Scheduler {
 pub(crate) struct EtcdServer {
     pub(crate) process: Process,
     pub(crate) endpoint: String,
-    _directory: TempDir,
+    args: Vec<String>,
+    directory: TempDir,
 }
 
 impl EtcdServer {
@@ -236,37 +237,62 @@ impl EtcdServer {
             format!("http://127.0.0.1:{port}"),
             format!("http://127.0.0.1:{peer}"),
         );
-        let log = directory.path().join("log");
-        let output = std::fs::File::create(&log).unwrap();
-        let child = Command::new("etcd")
-            .args(["--name=test", "--unsafe-no-fsync"])
-            .arg(format!("--data-dir={}", directory.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=test={peer}"))
-            .args(more)
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start etcd (cargo xtask setup installs it): {error}"));
-        let process = Process(child);
+        let data = directory.path().join("data");
+        let mut args = vec![
+            "--name=test".to_owned(),
+            "--unsafe-no-fsync".to_owned(),
+            format!("--data-dir={}", data.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=test={peer}"),
+        ];
+        args.extend(more.iter().map(ToString::to_string));
+        let this = Self {
+            process: start(&["etcd".to_owned()], &args, &directory.path().join("log")),
+            endpoint: format!("127.0.0.1:{port}"),
+            args,
+            directory,
+        };
+        this.wait_ready();
+        this
+    }
+
+    /// Kills it without warning and starts it again on the same data.
+    pub(crate) fn kill_and_restart(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        self.process = start(&["etcd".to_owned()], &self.args, &self.log());
+        self.wait_ready();
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn wait_ready(&self) {
+        let port = self.endpoint.rsplit(':').next().unwrap().parse().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while page(port, "/health").is_none_or(|(status, _)| status != 200) {
             assert!(
                 Instant::now() < deadline,
                 "etcd is not ready: {}",
-                std::fs::read_to_string(&log).unwrap_or_default()
+                std::fs::read_to_string(self.log()).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self {
-            process,
-            endpoint: format!("127.0.0.1:{port}"),
-            _directory: directory,
-        }
+    }
+
+    /// Runs etcd's own tool on it.
+    pub(crate) fn tool(&self, words: &[&str]) {
+        let tool = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint])
+            .args(words)
+            .output()
+            .unwrap();
+        assert!(tool.status.success(), "{words:?}: {tool:?}");
     }
 }
 
@@ -300,7 +326,12 @@ fn start(program: &[String], args: &[String], log: &PathBuf) -> Process {
         .stderr(log)
         .stdin(Stdio::null())
         .spawn()
-        .unwrap();
+        .unwrap_or_else(|error| {
+            panic!(
+                "cannot start {} (cargo xtask setup installs etcd): {error}",
+                program[0]
+            )
+        });
     Process(child)
 }
 
