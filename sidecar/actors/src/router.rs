@@ -1,6 +1,8 @@
 //! Where a call goes: the turn of an own actor, or the sidecar that hosts it (contract `actors`, section 4).
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger_model::{ApiError, GrpcCode};
@@ -9,8 +11,9 @@ use outrigger_proto::internals::v1::{
 };
 use outrigger_resiliency::{Failure, Policy, PolicyError};
 use outrigger_trace_context::TraceContext;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::config::DEFAULT_DRAIN;
 use crate::engine::Engine;
@@ -380,30 +383,21 @@ impl Engine {
         }
         instance.touch();
         let context = TurnContext { chain, trace };
-        let (mut answer, result) = oneshot::channel();
         let (engine, instance) = (Arc::clone(self), Arc::clone(instance));
-        self.tasks.spawn(async move {
-            let done = {
-                let work = engine.work(&instance, work, context);
-                let abandoned = async {
-                    answer.closed().await;
-                    tokio::time::sleep(ABANDONED_LIMIT).await;
-                };
-                tokio::select! {
-                    biased;
-                    done = work => done,
-                    () = instance.cut.cancelled() => Err(ActorError::Interrupted),
-                    () = abandoned => Err(ActorError::failed("the caller went away")),
-                }
-            };
-            drop(turn);
-            // The caller may be gone.
-            let _ = answer.send(done);
+        let doing = Box::pin(async move {
+            // Given up at the end, not before.
+            let _turn = turn;
+            tokio::select! {
+                biased;
+                done = engine.work(&instance, work, context) => done,
+                () = instance.cut.cancelled() => Err(ActorError::Interrupted),
+            }
         });
-        match result.await {
-            Ok(done) => done.map_err(TurnError::Failed),
-            Err(_) => Err(TurnError::Failed(error::closed().into())),
-        }
+        let done = Doing {
+            doing: Some(doing),
+            tasks: self.tasks.clone(),
+        };
+        done.await.map_err(TurnError::Failed)
     }
 
     /// The right to act went while the turn was waited for.
@@ -434,6 +428,43 @@ impl Engine {
             Some(limit) => tokio::time::timeout(limit, doing)
                 .await
                 .unwrap_or_else(|_| Err(policy_error(PolicyError::Timeout))),
+        }
+    }
+}
+
+/// What is done in a turn: by its caller, and once that has gone away by a task, until the app has answered or for
+/// [`ABANDONED_LIMIT`].
+struct Doing<F: Future + Send + 'static> {
+    doing: Option<Pin<Box<F>>>,
+    tasks: TaskTracker,
+}
+
+impl<F: Future + Send + 'static> Future for Doing<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(doing) = &mut self.doing else {
+            // Nobody asks again for what was given already.
+            return Poll::Pending;
+        };
+        let done = ready!(doing.as_mut().poll(cx));
+        self.doing = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Doing<F> {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and the turn with it.
+        if let Some(doing) = self.doing.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            self.tasks.spawn_on(
+                async move {
+                    let _ = tokio::time::timeout(ABANDONED_LIMIT, doing).await;
+                },
+                &runtime,
+            );
         }
     }
 }
