@@ -1,12 +1,27 @@
 //! One HTTP call in one line, and the question whether a sidecar is still calm after what a test did to it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::client::{Answer, Request, send};
 use crate::process::Daprd;
 
 /// Longer than any call of a test takes: whoever waits that long hangs.
 pub const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Far beyond what a busy machine needs.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Waits until `done` says so; looks often.
+///
+/// # Panics
+/// If that takes longer than [`SOON`]; `what` says what did not happen.
+pub async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done().await {
+        assert!(Instant::now() < deadline, "{what}: not within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// Calls 127.0.0.1; an empty `body` sends none.
 ///

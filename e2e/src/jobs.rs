@@ -157,10 +157,7 @@ impl JobCluster {
     /// # Panics
     /// If it cannot be reached.
     pub async fn client(&self, sidecar: usize) -> DaprClient<Channel> {
-        let url = format!("http://127.0.0.1:{}", self.sidecars[sidecar].grpc_port());
-        let endpoint = Channel::from_shared(url).expect("a URL of ours");
-        let connected = endpoint.connect().await;
-        DaprClient::new(connected.unwrap_or_else(|error| panic!("cannot reach sidecar {sidecar}: {error}")))
+        self.sidecars[sidecar].grpc_client().await
     }
 
     fn process(&mut self, part: Part) -> &mut Running {

@@ -3,28 +3,19 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+#[path = "hot_reload/configuration.rs"]
+mod configuration;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use outrigger_e2e::ask::{ask, assert_calm, get, text};
+use outrigger_e2e::ask::{SOON, ask, assert_calm, get, soon, text};
 use outrigger_e2e::http::app::FakeApp;
 use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::{Daprd, DaprdOptions};
 use outrigger_e2e::sdk::component;
 use serde_json::{Value, json};
-
-/// Far beyond what a busy machine needs.
-const SOON: Duration = Duration::from_secs(60);
-
-async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within {SOON:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 fn file(sidecar: &Daprd, name: &str) -> PathBuf {
     sidecar.dir().join("resources").join(name)
@@ -35,6 +26,17 @@ fn edit(sidecar: &Daprd, name: &str, content: &str) {
     let next = sidecar.dir().join("next");
     std::fs::write(&next, content).unwrap();
     std::fs::rename(next, file(sidecar, name)).unwrap();
+}
+
+/// A Configuration with this `spec`.
+fn configuration(spec: &str) -> String {
+    format!("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: c}}\nspec: {spec}\n")
+}
+
+/// How often the runtime of a sidecar began.
+fn lives(sidecar: &mut Daprd) -> usize {
+    let log = sidecar.process().log();
+    log.matches("dapr initialized. Status: Running").count()
 }
 
 async fn metadata(sidecar: &Daprd) -> Value {
@@ -283,13 +285,10 @@ async fn endpoints_policies_and_the_configuration_change_without_a_restart() {
         app.set_standing(serde_json::from_value(json!([{"path": "*", "status": status}])).unwrap());
     }
     let dir = tempfile::tempdir().unwrap();
-    let config = |spec: &str| {
-        format!("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {{name: c}}\nspec: {spec}\n")
-    };
     let options = DaprdOptions {
         app_id: "changing".into(),
         resources: vec![component("store", "state.in-memory", &[])],
-        config: Some(config("{}")),
+        config: Some(configuration("{}")),
         ..Default::default()
     };
     let mut sidecar = Daprd::start_ready(&options, dir.path()).await;
@@ -327,7 +326,7 @@ async fn endpoints_policies_and_the_configuration_change_without_a_restart() {
     invoke().await;
     assert_eq!(two.call_count(), 5, "the policies before stay");
 
-    let set = |spec: &str| std::fs::write(dir.path().join("config.yaml"), config(spec)).unwrap();
+    let set = |spec: &str| std::fs::write(dir.path().join("config.yaml"), configuration(spec)).unwrap();
     let state = async || get(port, "/v1.0/state/store/k").await.status;
     assert_eq!(state().await, 204);
     set("{api: {denied: [{name: state, version: v1.0, protocol: http}]}}");
@@ -345,30 +344,6 @@ async fn endpoints_policies_and_the_configuration_change_without_a_restart() {
     soon("a component is forbidden", async || state().await == 500).await;
     set("{}");
     soon("all is allowed again", async || state().await == 204).await;
-    let lives = |sidecar: &mut Daprd| {
-        sidecar
-            .process()
-            .log()
-            .matches("dapr initialized. Status: Running")
-            .count()
-    };
     assert_eq!(lives(&mut sidecar), 1, "nothing was restarted");
-    // What cannot be had in place is had by a new life in the same process, as in Dapr.
-    set("{features: [{name: HotReload, enabled: false}]}");
-    soon("the runtime starts anew", async || lives(&mut sidecar) == 2).await;
-    sidecar.wait_ready(&[204]).await;
-    assert!(sidecar.process().log().contains("Hot reloading disabled"));
-    edit(
-        &sidecar,
-        "second.yaml",
-        &component("second", "state.in-memory", &[]),
-    );
-    set("{}");
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(
-        names(&sidecar, "components").await,
-        ["store"],
-        "nothing is watched any more"
-    );
     assert_calm(&mut sidecar).await;
 }

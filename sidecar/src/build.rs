@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
-use outrigger_components_api::name_resolution::{InstanceInfo, Resolver};
 use outrigger_components_api::registry::Registry;
-use outrigger_gojson::Value;
 use outrigger_identity::Security;
 use outrigger_model::duration::GoDuration;
 use outrigger_process::Readiness;
@@ -26,7 +24,7 @@ use outrigger_sidecar_core::components::loader::{BUILT_IN, Loader, LoaderOptions
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
 use outrigger_sidecar_core::configuration::ConfigurationService;
 use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
-use outrigger_sidecar_core::invoke::endpoint::Endpoint;
+use outrigger_sidecar_core::invoke::endpoint::{Endpoint, EndpointDeps};
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
 use outrigger_sidecar_core::invoke::{Endpoints, Invoker, InvokerParts};
@@ -41,7 +39,7 @@ use outrigger_sidecar_core::reload::Resources;
 use outrigger_sidecar_core::scheduler::{Scheduler, SchedulerOptions};
 use outrigger_sidecar_core::secrets::{SecretAccess, SecretService};
 use outrigger_sidecar_core::sidecar::{ShutdownRequest, StaticMetadata, Tracing};
-use outrigger_sidecar_core::spans::Spans;
+use outrigger_sidecar_core::spans::{Spans, SpansError};
 use outrigger_sidecar_core::state::StateService;
 use outrigger_sidecar_core::tls::SystemRoots;
 use outrigger_sidecar_core::{Identity, Metrics, Sidecar};
@@ -52,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::reload::ReloadParts;
+use crate::resolution::NameResolution;
 use crate::{VERSION, actors};
 
 /// Why the sidecar cannot start.
@@ -73,7 +72,6 @@ pub(crate) struct Built {
     pub(crate) engine: Option<Arc<Engine>>,
     pub(crate) max_message: usize,
     pub(crate) app_health: Option<AppHealth>,
-    pub(crate) resolver: Option<Arc<dyn Resolver>>,
     pub(crate) http: HttpOptions,
     pub(crate) grpc: GrpcOptions,
     pub(crate) reload: ReloadParts,
@@ -123,29 +121,54 @@ pub(crate) struct Base {
     pub(crate) ports: BoundPorts,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
-    /// Where parts with metrics of their own register them.
-    pub(crate) shown: outrigger_process::Metrics,
     /// Where resources come from in Kubernetes mode.
     pub(crate) operator: Option<Operator>,
 }
 
-/// The `dapr_*` metrics; without them if the settings are wrong, which is no reason not to serve.
+/// The `dapr_*` metrics; none are kept if the settings are wrong, which is no reason not to serve.
 pub(crate) fn metrics(
     process: &outrigger_process::Metrics,
     identity: &Identity,
     configuration: &Configuration,
-) -> Metrics {
-    let settings = configuration.spec.effective_metrics();
-    Metrics::new(
-        process.registry().clone(),
-        &identity.app_id,
-        &identity.namespace,
-        &settings,
-    )
-    .unwrap_or_else(|error| {
+) -> Result<Metrics, StartError> {
+    let metrics = Metrics::new(process.registry(), &identity.app_id, &identity.namespace);
+    let metrics = metrics.map_err(StartError::new)?;
+    if let Err(error) = metrics.configure(&configuration.spec.effective_metrics()) {
         tracing::error!(target: "dapr.runtime", "failed to initialize metrics, none are kept: {error}");
-        Metrics::default()
-    })
+    }
+    Ok(metrics)
+}
+
+/// Starts the exporters of spans that a Configuration names.
+#[derive(Clone)]
+pub(crate) struct Exporters {
+    config: SidecarConfig,
+    roots: SystemRoots,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Exporters {
+    pub(crate) fn start(&self, configuration: &Configuration) -> Result<Spans, SpansError> {
+        let config = &self.config;
+        Spans::start(
+            &configuration.spec.tracing,
+            &config.app_id,
+            &config.environment,
+            &self.roots,
+            &self.shutdown,
+            &self.tasks,
+        )
+    }
+}
+
+/// The feature by which actors' state may have a time to live.
+pub(crate) const STATE_TTL: &str = "ActorStateTTL";
+
+/// The names of the features that are on.
+pub(crate) fn features(configuration: &Configuration) -> Vec<String> {
+    let features = configuration.spec.enabled_features().into_iter();
+    features.map(str::to_owned).collect()
 }
 
 /// Loads the components and makes the services.
@@ -162,7 +185,6 @@ pub(crate) async fn build(
         ports,
         registry,
         metrics,
-        shown,
         operator,
     } = base;
     let resources = match &operator {
@@ -170,16 +192,10 @@ pub(crate) async fn build(
         None => resources(config)?,
     };
 
-    let resolver = name_resolution(
-        config,
-        &configuration,
-        &identity,
-        ports,
-        &registry,
-        shutdown,
-        tasks,
-    )
-    .await;
+    let resolution = NameResolution::new(config, &identity, ports, &registry, shutdown, tasks);
+    // One that cannot start is reported, not fatal: calls that need it fail with its absence.
+    let resolver = resolution.start(&resolution.wanted(&configuration)).await;
+    let resolver = resolver.inspect_err(|error| tracing::error!(target: "dapr.runtime", "{error}"));
     let store = Arc::new(ComponentStore::default());
     let loader = Arc::new(Loader::new(
         store.clone(),
@@ -211,16 +227,14 @@ pub(crate) async fn build(
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
     let roots = SystemRoots::default();
-    let spans = Spans::start(
-        &configuration.spec.tracing,
-        &config.app_id,
-        &config.environment,
-        &roots,
-        shutdown,
-        tasks,
-    )
-    .map_err(StartError::new)?;
-    let tracing = tracing(&configuration, spans);
+    let exporters = Exporters {
+        config: config.clone(),
+        roots: roots.clone(),
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    };
+    let spans = exporters.start(&configuration).map_err(StartError::new)?;
+    let tracing = Tracing::new(sampler(&configuration, &spans), spans);
     let app_pipeline = pipeline(&configuration.spec.app_http_pipeline, &store);
     let app = AppChannel::new(
         &config.app,
@@ -231,13 +245,19 @@ pub(crate) async fn build(
         healthy,
     )
     .map(|app| Arc::new(app.with_middleware(Some(app_pipeline.clone()))));
+    let endpoints = EndpointDeps {
+        roots,
+        middleware: Some(app_pipeline.clone()),
+        metrics: metrics.http.clone(),
+        max_concurrency: config.app.max_concurrency,
+    };
     let peers = Arc::new(Peers::new(
         security.clone(),
         tasks.clone(),
         shutdown.child_token(),
         config.peer_max_idle,
     ));
-    let observer = metrics.is_enabled().then(|| metrics.runtime.observer());
+    let observer = Some(metrics.runtime.observer());
     let (resiliency_policies, warnings) = Resiliency::new(&resources.resiliencies, observer.clone());
     for resource in &resources.resiliencies {
         let metadata = &resource.metadata;
@@ -256,16 +276,16 @@ pub(crate) async fn build(
         peers: peers.clone(),
         resiliency: resiliency_policies.clone(),
         max_message,
-        state_ttl: configuration.spec.enabled_features().contains(&"ActorStateTTL"),
+        state_ttl: configuration.spec.is_enabled(STATE_TTL),
         tasks: tasks.clone(),
-        observer: metrics.is_enabled().then(|| metrics.actors.observer()),
+        observer: Some(metrics.actors.observer()),
     });
     let invoker = Invoker::new(InvokerParts {
         identity: identity.clone(),
         app: app.clone(),
-        addresses: Addresses::new(resolver.clone()),
+        addresses: Addresses::new(resolver.ok()),
         peers: peers.clone(),
-        endpoints: http_endpoints(&loader, &resources.http_endpoints, &roots).await?,
+        endpoints: http_endpoints(&loader, &resources.http_endpoints, &endpoints).await?,
         resiliency: resiliency_policies.clone(),
         internal_port: ports.internal_grpc,
         max_message,
@@ -322,12 +342,7 @@ pub(crate) async fn build(
         extended: ExtendedMetadata::new(VERSION.into()),
         facts: ArcSwap::from_pointee(StaticMetadata {
             version: VERSION.into(),
-            enabled_features: configuration
-                .spec
-                .enabled_features()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
+            enabled_features: features(&configuration),
             http_endpoints: names(
                 &mut resources
                     .http_endpoints
@@ -350,9 +365,9 @@ pub(crate) async fn build(
     let is_http = config.app.protocol.is_http();
     let rules = AccessControl::new(&configuration.spec.access_control, is_http).map_err(StartError::new)?;
     let access_metrics = AccessMetrics::default();
-    access_metrics
-        .register(shown.registry())
-        .map_err(StartError::new)?;
+    if let Some(others) = core.metrics.others() {
+        access_metrics.register(others).map_err(StartError::new)?;
+    }
     let access = Arc::new(InvokeAccess::new(rules, access_metrics));
     let http_pipeline = pipeline(&configuration.spec.http_pipeline, &core.components);
     Ok(Built {
@@ -361,13 +376,16 @@ pub(crate) async fn build(
         reload: ReloadParts {
             loader,
             policies: reloaded_policies,
-            roots,
+            endpoints,
             loaded: resources,
             configuration,
             access,
             http_pipeline,
             app_pipeline,
             operator,
+            resolution,
+            exporters,
+            engine: engine.clone(),
         },
         core,
         peers,
@@ -375,7 +393,6 @@ pub(crate) async fn build(
         engine,
         max_message,
         app_health,
-        resolver,
     })
 }
 
@@ -446,14 +463,14 @@ fn built_in_secret_store(config: &SidecarConfig) -> Option<Component> {
 async fn http_endpoints(
     loader: &Loader,
     resources: &[HttpEndpoint],
-    roots: &SystemRoots,
+    deps: &EndpointDeps,
 ) -> Result<Endpoints, StartError> {
     let mut endpoints = Endpoints::new();
     for resource in resources {
         let resolved = loader.resolve_http_endpoint(resource).await;
         endpoints.insert(
             resource.metadata.name.clone(),
-            Arc::new(Endpoint::new(&resolved, roots).map_err(StartError)?),
+            Arc::new(Endpoint::new(&resolved, deps).map_err(StartError)?),
         );
     }
     Ok(endpoints)
@@ -461,80 +478,13 @@ async fn http_endpoints(
 
 /// Without a rate no spans are made, and with the rate 0 not even incoming ones are handed on
 /// (contract `observability`, section 4.1).
-fn tracing(configuration: &Configuration, spans: Spans) -> Tracing {
+pub(crate) fn sampler(configuration: &Configuration, spans: &Spans) -> Option<Sampler> {
     let text = &configuration.spec.tracing.sampling_rate;
     if text.is_empty() && !spans.is_on() {
-        return Tracing(Some(Sampler::repeating()), spans);
+        return Some(Sampler::repeating());
     }
     let rate = configuration::sampling_rate(text);
-    Tracing((rate != 0.0).then(|| Sampler::new(rate)), spans)
-}
-
-/// A resolver that cannot start is reported, not fatal: calls that need it fail with its absence.
-async fn name_resolution(
-    config: &SidecarConfig,
-    configuration: &Configuration,
-    identity: &Identity,
-    ports: BoundPorts,
-    registry: &Registry,
-    shutdown: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Option<Arc<dyn Resolver>> {
-    let spec = configuration.spec.name_resolution.clone().unwrap_or_default();
-    let name = match spec.component.as_str() {
-        "" if config.mode == Mode::Kubernetes => "kubernetes",
-        "" => "mdns",
-        name => name,
-    };
-    let Some(factory) = registry.name_resolution.get(&name.to_lowercase()) else {
-        let known = registry
-            .name_resolution
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        tracing::error!(
-            target: "dapr.runtime",
-            "couldn't find name resolver {name}/{}: spec.nameResolution.component must be one of {known}",
-            if spec.version.is_empty() { "v1" } else { &spec.version }
-        );
-        return None;
-    };
-    let listen = config.internal_grpc_listen_address.as_str();
-    let is_loopback = matches!(listen, "127.0.0.1" | "localhost" | "[::1]" | "::1");
-    let info = InstanceInfo {
-        app_id: config.app_id.clone(),
-        namespace: identity.namespace.to_string(),
-        address: if is_loopback {
-            listen.to_owned()
-        } else {
-            identity.host_address.to_string()
-        },
-        internal_port: ports.internal_grpc,
-        http_port: ports.http,
-        app_port: config.app.port.unwrap_or(0),
-        configuration: serde_json::to_vec(&spec.configuration)
-            .ok()
-            .and_then(|json| outrigger_gojson::parse(&json).ok())
-            .filter(|value| *value != Value::Null),
-        env: config
-            .environment
-            .iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect(),
-        shutdown: shutdown.child_token(),
-        tasks: tasks.clone(),
-    };
-    match factory.create(info).await {
-        Ok(resolver) => {
-            tracing::info!(target: "dapr.runtime", "Initialized name resolution to {name}");
-            Some(resolver)
-        }
-        Err(error) => {
-            tracing::error!(target: "dapr.runtime", "error initializing name resolution {name}: {error}");
-            None
-        }
-    }
+    (rate != 0.0).then(|| Sampler::new(rate))
 }
 
 fn app_metadata(config: &SidecarConfig) -> AppMetadata {

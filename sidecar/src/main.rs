@@ -3,12 +3,15 @@
 mod actors;
 mod app_start;
 mod build;
+#[cfg(all(test, feature = "http-middleware"))]
+mod cost;
 mod listen;
 mod not_built;
 #[cfg(all(test, feature = "default"))]
 mod reference;
 mod register;
 mod reload;
+mod resolution;
 mod run;
 mod security;
 mod servers;

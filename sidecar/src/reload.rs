@@ -5,25 +5,33 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use outrigger_resiliency::Resiliency;
 use outrigger_resources::{AccessControl, ApiAccess, Configuration};
 use outrigger_sidecar_core::Sidecar;
+use outrigger_sidecar_core::actors::Engine;
 use outrigger_sidecar_core::components::loader::Loader;
 use outrigger_sidecar_core::config::SidecarConfig;
 use outrigger_sidecar_core::invoke::access::InvokeAccess;
+use outrigger_sidecar_core::invoke::endpoint::EndpointDeps;
+use outrigger_sidecar_core::invoke::resolve::StartedResolver;
 use outrigger_sidecar_core::middleware::Pipeline;
 use outrigger_sidecar_core::operator::{Operator, OperatorSource};
 use outrigger_sidecar_core::reload::files::FileSource;
 use outrigger_sidecar_core::reload::{self, ConfigurationTarget, Effect, Reloader, ReloaderParts, Resources};
-use outrigger_sidecar_core::tls::SystemRoots;
+use outrigger_sidecar_core::secrets::SecretAccess;
+use outrigger_sidecar_core::spans::Spans;
 use outrigger_sidecar_grpc::{GrpcApi, is_known_api};
 use outrigger_sidecar_http::HttpApi;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app_start::Subscriptions;
-use crate::build::{self, Built};
+use crate::build::{self, Built, Exporters};
+use crate::resolution::NameResolution;
 
+/// The feature by which resources are followed.
+const HOT_RELOAD: &str = "HotReload";
 /// How long calls of a replaced component may take until it is closed.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -32,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(60);
 pub(crate) struct ReloadParts {
     pub(crate) loader: Arc<Loader>,
     pub(crate) policies: Vec<Resiliency>,
-    pub(crate) roots: SystemRoots,
+    pub(crate) endpoints: EndpointDeps,
     pub(crate) loaded: Resources,
     pub(crate) configuration: Configuration,
     pub(crate) access: Arc<InvokeAccess>,
@@ -40,6 +48,9 @@ pub(crate) struct ReloadParts {
     pub(crate) app_pipeline: Arc<Pipeline>,
     /// Where resources come from in Kubernetes mode.
     pub(crate) operator: Option<Operator>,
+    pub(crate) resolution: NameResolution,
+    pub(crate) exporters: Exporters,
+    pub(crate) engine: Option<Arc<Engine>>,
 }
 
 /// Watches resources and applies their changes, unless the feature is off.
@@ -52,7 +63,7 @@ pub(crate) fn start(
     tasks: &TaskTracker,
 ) {
     let parts = built.reload.clone();
-    if !parts.configuration.spec.is_enabled("HotReload") {
+    if !parts.configuration.spec.is_enabled(HOT_RELOAD) {
         tracing::info!(target: "dapr.runtime", "Hot reloading disabled. Daprd will not hot reload resources.");
         return;
     }
@@ -70,7 +81,7 @@ pub(crate) fn start(
         sidecar: built.core.clone(),
         loader: parts.loader.clone(),
         policies: parts.policies.clone(),
-        roots: parts.roots.clone(),
+        endpoints: parts.endpoints.clone(),
         loaded: parts.loaded.clone(),
         configuration: Box::new(LiveConfiguration {
             config: config.clone(),
@@ -107,34 +118,64 @@ struct LiveConfiguration {
     parts: ReloadParts,
 }
 
-/// The Configuration without what can be changed in place.
-fn fixed_part(configuration: &Configuration) -> Configuration {
-    let mut spec = configuration.spec.clone();
-    let none = Configuration::default().spec;
-    spec.access_control = none.access_control;
-    spec.api = none.api;
-    spec.components = none.components;
-    spec.secrets = none.secrets;
-    spec.logging = none.logging;
-    spec.http_pipeline = none.http_pipeline;
-    spec.app_http_pipeline = none.app_http_pipeline;
-    Configuration {
-        spec,
-        ..Configuration::default()
+/// What of the other parts is made anew; all of it before any of it is in force.
+struct Prepared {
+    rules: Option<AccessControl>,
+    secrets: SecretAccess,
+    /// `None` = tracing stays as it is.
+    spans: Option<Spans>,
+    /// `None` = the resolver stays.
+    resolver: Option<StartedResolver>,
+}
+
+impl LiveConfiguration {
+    /// What may fail. The resolver comes last, since it makes itself known.
+    async fn prepare(&self, next: &Configuration) -> Result<Prepared, String> {
+        let (spec, before) = (&next.spec, &self.parts.configuration);
+        let is_http = self.config.app.protocol.is_http();
+        let rules = AccessControl::new(&spec.access_control, is_http)?;
+        let secrets = build::secret_access(next).map_err(|error| error.to_string())?;
+        let spans = (spec.tracing != before.spec.tracing).then(|| self.parts.exporters.start(next));
+        let spans = spans.transpose().map_err(|error| error.to_string())?;
+        self.sidecar
+            .metrics
+            .check(&spec.effective_metrics())
+            .map_err(|error| error.to_string())?;
+        let resolution = &self.parts.resolution;
+        let wanted = resolution.wanted(next);
+        let resolver = if wanted == resolution.wanted(before) {
+            None
+        } else {
+            Some(resolution.start(&wanted).await?)
+        };
+        Ok(Prepared {
+            rules,
+            secrets,
+            spans,
+            resolver,
+        })
     }
 }
 
+#[async_trait]
 impl ConfigurationTarget for LiveConfiguration {
-    fn apply(&mut self, configuration: Configuration) -> Result<Effect, String> {
-        let spec = &configuration.spec;
-        let is_http = self.config.app.protocol.is_http();
-        let rules = AccessControl::new(&spec.access_control, is_http)?;
-        let secrets = build::secret_access(&configuration).map_err(|error| error.to_string())?;
-        if fixed_part(&configuration) != fixed_part(&self.parts.configuration) {
-            return Ok(Effect::NeedsRestart);
+    async fn apply(&mut self, configuration: Configuration) -> Result<Effect, String> {
+        let configuration =
+            build::with_environment(&self.config, configuration).map_err(|error| error.to_string())?;
+        let prepared = self.prepare(&configuration).await?;
+        let (spec, sidecar) = (&configuration.spec, &self.sidecar);
+        let metrics = &sidecar.metrics;
+        metrics
+            .configure(&spec.effective_metrics())
+            .map_err(|error| error.to_string())?;
+        if let Some(spans) = prepared.spans {
+            sidecar.tracing.set(build::sampler(&configuration, &spans), spans);
         }
-        self.parts.access.set_rules(rules);
-        self.sidecar.secrets.set_access(secrets);
+        if let Some(resolver) = prepared.resolver {
+            sidecar.invoker.addresses().replace(resolver).await;
+        }
+        self.parts.access.set_rules(prepared.rules);
+        sidecar.secrets.set_access(prepared.secrets);
         self.parts.loader.set_deny(spec.components.deny.clone());
         for (pipeline, spec) in [
             (&self.parts.http_pipeline, &spec.http_pipeline),
@@ -152,7 +193,25 @@ impl ConfigurationTarget for LiveConfiguration {
             build::api_log(&self.config, &configuration),
         );
         grpc.set_access(ApiAccess::for_grpc(&api, is_known_api));
+        if let Some(engine) = &self.parts.engine {
+            engine.set_state_ttl(spec.is_enabled(build::STATE_TTL));
+        }
+        sidecar.set_facts(|facts| facts.enabled_features = build::features(&configuration));
+        if configuration.spec != self.parts.configuration.spec {
+            for warning in crate::not_built::warnings(&configuration) {
+                tracing::warn!(target: "dapr.runtime", "{warning}");
+            }
+        }
+        let is_last = !spec.is_enabled(HOT_RELOAD);
         self.parts.configuration = configuration;
+        if is_last {
+            tracing::warn!(
+                target: "dapr.runtime",
+                "the feature {HOT_RELOAD} was switched off: resources are no longer followed. To follow them again, switch \
+                it on and send the process SIGHUP, or start it anew"
+            );
+            return Ok(Effect::AppliedAsLast);
+        }
         Ok(Effect::Applied)
     }
 }

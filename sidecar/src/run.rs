@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrigger_components_api::name_resolution::Resolver;
 use outrigger_identity::IdentityMetrics;
 use outrigger_process::logging::{self, LogIdentity, LogOptions};
 use outrigger_process::readiness::Target;
@@ -122,25 +121,20 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         for warning in crate::not_built::warnings(&configuration) {
             tracing::warn!(target: "dapr.runtime", "{warning}");
         }
-        // What registers itself does so here, and is not shown where metrics are switched off.
-        let is_enabled = configuration.spec.effective_metrics().enabled.unwrap_or(true);
-        let shown = if is_enabled {
-            metrics.clone()
-        } else {
-            Metrics::new()
-        };
-        counters.register(shown.registry()).map_err(StartError::new)?;
-        let listeners = servers::bind(config, &metrics).await?;
         let identity = build::identity(config);
+        let kept = build::metrics(&metrics, &identity, &configuration)?;
+        if let Some(others) = kept.others() {
+            counters.register(others).map_err(StartError::new)?;
+        }
+        let listeners = servers::bind(config, &metrics).await?;
         let mut registry = register::registry();
         register::pluggable(&mut registry, config).await;
         let base = Base {
-            metrics: build::metrics(&shown, &identity, &configuration),
+            metrics: kept,
             identity,
             security,
             ports: listeners.ports,
             registry,
-            shown,
             operator,
         };
         let built = build::build(config, configuration, base, &shutdown, &tasks).await?;
@@ -194,13 +188,12 @@ async fn life(config: &SidecarConfig, signals: &mut Signals) -> Result<End, Star
         subscriptions.stop.clone(),
         subscriptions.tasks.clone(),
     ));
-    let (core, resolver) = (built.core.clone(), built.resolver.clone());
+    let core = built.core.clone();
     reload::start(config, &built, apis, &subscriptions, &shutdown, &tasks);
     tasks.spawn(app_start(config, built, &subscriptions, &ready, started, &shutdown, &tasks).run());
     let running = Running {
         core,
         actors,
-        resolver,
         drain,
         servers,
         subscriptions,
@@ -238,7 +231,6 @@ fn app_start(
 struct Running {
     core: Arc<Sidecar>,
     actors: Option<RunningActors>,
-    resolver: Option<Arc<dyn Resolver>>,
     drain: Drain,
     servers: Tasks,
     subscriptions: Subscriptions,
@@ -298,9 +290,7 @@ impl Running {
         }
         self.core.actor_streams.close();
         self.core.configuration.close().await;
-        if let Some(resolver) = self.resolver {
-            resolver.close().await;
-        }
+        self.core.invoker.addresses().close().await;
         self.drain.begin();
         if let Err(error) = self.servers.finish(None).await {
             tracing::warn!(target: "dapr.runtime", "{error}");
@@ -348,7 +338,6 @@ async fn second_signal(signals: &mut Signals) {
 async fn wait_for_end(signals: &mut Signals, request: &ShutdownRequest) -> End {
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        () = request.restart() => return End::Restart,
         () = request.graceful() => return End::Stopped,
         () = request.forced() => return End::Forced,
     };

@@ -28,7 +28,7 @@ pub struct InstanceInfo {
     pub configuration: Option<Value>,
     /// Environment of the process that resolvers may read (`HOSTNAME` and the like).
     pub env: BTreeMap<String, String>,
-    /// Cancelled when the sidecar stops: the resolver withdraws its announcement.
+    /// Cancelled when the sidecar stops or has another resolver: the resolver withdraws its announcement.
     pub shutdown: CancellationToken,
     /// Background tasks of the resolver are spawned here, never detached.
     pub tasks: TaskTracker,
@@ -57,7 +57,10 @@ pub trait Resolver: Send + Sync + 'static {
         false
     }
 
-    /// Withdraws the announcement; called once.
+    /// Makes the announcement again, after another resolver of this sidecar has withdrawn its own.
+    async fn announce(&self) {}
+
+    /// Withdraws the announcement; called once. Look-ups that are under way may fail.
     async fn close(&self) {}
 }
 

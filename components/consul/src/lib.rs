@@ -226,6 +226,12 @@ impl Resolver for Consul {
         }))
     }
 
+    async fn announce(&self) {
+        if let Err(error) = self.agent.announce().await {
+            tracing::warn!(%error, "the Consul agent does not take the announcement; it is tried again");
+        }
+    }
+
     async fn close(&self) {
         if !self.agent.settings().withdraw {
             return;

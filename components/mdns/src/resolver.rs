@@ -116,6 +116,10 @@ impl Resolver for MdnsResolver {
         Box::pin(shared.wait_for(&request.app_id)).await
     }
 
+    async fn announce(&self) {
+        self.shared.announce().await;
+    }
+
     async fn close(&self) {
         self.shared.leave().await;
     }

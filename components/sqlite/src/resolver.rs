@@ -268,6 +268,12 @@ impl Resolver for SqliteResolver {
         }
     }
 
+    async fn announce(&self) {
+        if let Err(error) = self.registration.announce(&self.database).await {
+            warn!(%error, "registration not renewed; trying again soon");
+        }
+    }
+
     async fn close(&self) {
         let sql = format!(
             "DELETE FROM {} WHERE registration_id = ?1 AND address = ?2",

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use outrigger_proto::runtime::v1::dapr_client::DaprClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::transport::Channel;
 
 use super::{POLL, Port, Program, Running, binary, free_port};
 
@@ -185,6 +187,17 @@ impl Daprd {
     #[must_use]
     pub fn grpc_port(&self) -> u16 {
         self.grpc.number()
+    }
+
+    /// A client of its gRPC API.
+    ///
+    /// # Panics
+    /// If it cannot be reached.
+    pub async fn grpc_client(&self) -> DaprClient<Channel> {
+        let url = format!("http://127.0.0.1:{}", self.grpc_port());
+        let endpoint = Channel::from_shared(url).expect("a URL of ours");
+        let connected = endpoint.connect().await;
+        DaprClient::new(connected.unwrap_or_else(|error| panic!("cannot reach {}: {error}", self.app_id)))
     }
 
     /// Port of its internal gRPC server, for other sidecars.

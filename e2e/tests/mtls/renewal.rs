@@ -2,20 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use outrigger_e2e::ask::{get, text};
+use outrigger_e2e::ask::{get, soon, text};
 use outrigger_e2e::process::Daprd;
 
 use crate::support::{World, app, call};
-
-async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 /// The value of a metric without labels but `app_id`.
 async fn metric(sidecar: &Daprd, name: &str) -> u32 {

@@ -40,7 +40,7 @@ pub struct EngineOptions {
     pub own_address: String,
     /// `--actors-disseminate-timeout`
     pub round_limit: Duration,
-    /// Feature `ActorStateTTL`.
+    /// Feature `ActorStateTTL`, until [`Engine::set_state_ttl`].
     pub state_ttl: bool,
 }
 
@@ -81,6 +81,8 @@ pub struct Engine {
     idle: IdleQueue,
     deactivations: Semaphore,
     stopping: AtomicBool,
+    /// State may have a time to live.
+    pub(crate) state_ttl: AtomicBool,
     /// Actors whose end has begun, whatever became of the registration of their type.
     ends: Mutex<HashMap<ActorKey, Arc<Instance>>>,
 }
@@ -126,6 +128,7 @@ impl Engine {
         Arc::new(Self {
             routing: Routing::new(&parts.options.own_address),
             not_found: parts.resiliency.built_in(BuiltIn::ActorNotFoundRetries),
+            state_ttl: AtomicBool::new(parts.options.state_ttl),
             options: parts.options,
             peers: parts.peers,
             stores: parts.stores,
@@ -150,6 +153,11 @@ impl Engine {
         if self.reminders.set(reminders).is_err() {
             tracing::debug!(target: "dapr.runtime.actors", "reminders have a keeper already");
         }
+    }
+
+    /// Whether state may have a time to live (feature `ActorStateTTL`), from the next change of state on.
+    pub fn set_state_ttl(&self, is_allowed: bool) {
+        self.state_ttl.store(is_allowed, Ordering::Relaxed);
     }
 
     /// Runs until `stop`: keeps up the connection to the placement service and ends idle actors.

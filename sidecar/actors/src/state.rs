@@ -1,6 +1,7 @@
 //! State of actors (contract `actors`, section 5): keys, transactions, and who may write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::state::{
@@ -196,7 +197,7 @@ impl Engine {
             "" => Err("operation is empty".to_owned()),
             "upsert" => {
                 let key = key()?;
-                if !self.options.state_ttl && change.metadata.contains_key(TTL) {
+                if !self.state_ttl.load(Ordering::Relaxed) && change.metadata.contains_key(TTL) {
                     return Err(format!(
                         "{TTL} is not supported without the \"ActorStateTTL\" feature enabled"
                     ));

@@ -15,6 +15,14 @@ pub enum BodyError {
     /// The caller sent more than `--max-body-size`.
     #[error("stream too large")]
     TooLarge,
+    /// A gRPC message that is larger than may be, as Go words it.
+    #[error("grpc: received message larger than max ({length} vs. {limit})")]
+    MessageTooLarge {
+        /// Its length in bytes.
+        length: usize,
+        /// What is taken.
+        limit: usize,
+    },
     /// The connection failed.
     #[error("{0}")]
     Connection(String),

@@ -1,19 +1,24 @@
 //! The `dapr_*` metrics of a sidecar (contract `observability`, sections 1 and 2).
 //!
-//! [`Metrics`] is what everybody holds: cheap to clone, nothing global, and free when metrics are off, since then every
-//! family is an empty option. A block gets its families from [`Metrics::counter`], [`Metrics::gauge`] and
-//! [`Metrics::histogram`] when it is built, keeps them, and records with label values in the order of the names. Label
-//! values are rewritten by the rules of the Configuration when a series is first seen.
+//! [`Metrics`] is what everybody holds: cheap to clone, nothing global, and nearly free when metrics are off, since then
+//! there is nothing behind any family. A block gets its families from [`Metrics::counter`], [`Metrics::gauge`] and their
+//! kind when it is built, keeps them, and records with label values in the order of the names. Label values are rewritten
+//! by the rules of the Configuration. All of it follows the Configuration while the sidecar runs ([`Metrics::configure`]).
 //!
 //! The families of the blocks that every sidecar has are modules here; others may live with their block.
 
 mod actors;
+mod cache;
 mod component;
 mod family;
 mod grpc;
 mod http;
 mod path;
 mod runtime;
+mod settings;
+mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -22,12 +27,13 @@ use prometheus::Registry;
 
 pub use actors::ActorMetrics;
 pub use component::{ComponentMetrics, IngressStatus, Operations};
-pub use family::{Counter, Gauge, Histogram, MetricsError};
+pub use family::{Counter, Gauge, Histogram, Level};
 pub use grpc::{GrpcMetrics, MeasuredBody};
 pub use http::{HttpMetrics, ServerCall};
 pub use runtime::{InitFailure, RuntimeMetrics, category};
+pub use settings::MetricsError;
 
-use family::Shared;
+use shared::{Shared, Shown};
 
 /// Upper bounds of latencies, in milliseconds.
 const LATENCIES: [f64; 34] = [
@@ -79,54 +85,100 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics of the app `app_id`; none at all where the settings switch them off.
+    /// The metrics of the app `app_id`, shown in `registry` from now on. None are kept until [`Self::configure`].
     ///
     /// # Errors
-    /// A rule whose pattern is no regular expression, or a metric that is registered already.
-    pub fn new(
-        registry: Registry,
-        app_id: &str,
-        namespace: &str,
-        settings: &MetricsSpec,
-    ) -> Result<Self, MetricsError> {
-        if !settings.enabled.unwrap_or(true) {
-            return Ok(Self::default());
-        }
-        let shared = Arc::new(Shared::new(registry, app_id, settings)?);
+    /// The registry shows metrics of a sidecar already.
+    pub fn new(registry: &Registry, app_id: &str, namespace: &str) -> Result<Self, MetricsError> {
+        let shared = Arc::new(Shared::new(app_id));
+        let shown = Shown(shared.clone());
+        registry
+            .register(Box::new(shown))
+            .map_err(|error| MetricsError::Unfit {
+                name: "dapr_*".to_owned(),
+                reason: error.to_string(),
+            })?;
         let bare = Self {
-            shared: Some(shared),
+            shared: Some(shared.clone()),
             ..Self::default()
         };
         Ok(Self {
-            http: HttpMetrics::new(&bare, settings)?,
-            grpc: GrpcMetrics::new(&bare)?,
+            http: HttpMetrics::new(&bare, &shared)?,
+            grpc: GrpcMetrics::new(&bare, &shared)?,
             component: ComponentMetrics::new(&bare, namespace)?,
-            runtime: RuntimeMetrics::new(&bare, settings.record_error_codes.unwrap_or(false))?,
+            runtime: RuntimeMetrics::new(&bare)?,
             actors: ActorMetrics::new(&bare)?,
             ..bare
         })
     }
 
+    /// Puts settings in force, at the start and whenever they change, as a whole or not at all. Families that the change
+    /// does not concern go on counting; others begin anew, as all do where metrics are switched on again.
+    ///
+    /// # Errors
+    /// A rule whose pattern is no regular expression, or bounds that do not grow; what was in force stays.
+    pub fn configure(&self, settings: &MetricsSpec) -> Result<(), MetricsError> {
+        self.shared
+            .as_ref()
+            .map_or(Ok(()), |shared| shared.configure(settings))
+    }
+
+    /// Whether settings could be put in force.
+    ///
+    /// # Errors
+    /// As [`Self::configure`].
+    pub fn check(&self, settings: &MetricsSpec) -> Result<(), MetricsError> {
+        self.shared
+            .as_ref()
+            .map_or(Ok(()), |shared| shared.check(settings))
+    }
+
     /// Whether anything is recorded.
-    pub const fn is_enabled(&self) -> bool {
-        self.shared.is_some()
+    pub fn is_enabled(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.settings().is_on)
+    }
+
+    /// For metrics that are not families of this module: what is registered here is shown while metrics are on.
+    pub fn others(&self) -> Option<&Registry> {
+        self.shared.as_ref().map(|shared| shared.others())
     }
 
     /// A counter. `name` as in the contract, without `dapr_`; `app_id` comes before the labels by itself, unless it is
     /// one of them.
     ///
     /// # Errors
-    /// The name is registered already, or a name cannot be one.
+    /// There is a family of the name already, or a name cannot be one.
     pub fn counter(&self, name: &str, labels: &[&str]) -> Result<Counter, MetricsError> {
         Counter::new(self.shared.as_deref(), name, labels)
     }
 
-    /// A gauge; as [`Self::counter`].
+    /// A counter that is kept only while the settings want it; as [`Self::counter`].
+    ///
+    /// # Errors
+    /// As [`Self::counter`].
+    pub fn counter_if(
+        &self,
+        wanted: fn(&MetricsSpec) -> bool,
+        name: &str,
+        labels: &[&str],
+    ) -> Result<Counter, MetricsError> {
+        Counter::wanted_if(self.shared.as_deref(), name, labels, wanted)
+    }
+
+    /// A gauge that is set; as [`Self::counter`].
     ///
     /// # Errors
     /// As [`Self::counter`].
     pub fn gauge(&self, name: &str, labels: &[&str]) -> Result<Gauge, MetricsError> {
         Gauge::new(self.shared.as_deref(), name, labels)
+    }
+
+    /// A gauge that is added to and taken from, with one label; as [`Self::counter`].
+    ///
+    /// # Errors
+    /// As [`Self::counter`].
+    pub fn level(&self, name: &str, label: &str) -> Result<Level, MetricsError> {
+        Level::new(self.shared.as_deref(), name, label)
     }
 
     /// A histogram; as [`Self::counter`].

@@ -28,24 +28,41 @@ use crate::state::StateService;
 use outrigger_identity::Security;
 use outrigger_process::Readiness;
 
-/// Starts spans; `None` inside = tracing is off (`samplingRate: "0"`).
+/// What becomes of traces, as the Configuration says at the moment. Cheap to clone; a change is seen by all clones.
 #[derive(Clone)]
-pub struct Tracing(pub Option<Sampler>, pub Spans);
+pub struct Tracing(Arc<ArcSwap<TracingInForce>>);
+
+/// What is in force about traces.
+struct TracingInForce {
+    /// `None` = tracing is off (`samplingRate: "0"`).
+    sampler: Option<Sampler>,
+    spans: Spans,
+}
 
 impl Tracing {
+    /// Samples with this, `None` = not at all; spans go there.
+    pub fn new(sampler: Option<Sampler>, spans: Spans) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(TracingInForce { sampler, spans })))
+    }
+
+    /// Another sampler and exporters from now on. Spans under way go to those they began with.
+    pub fn set(&self, sampler: Option<Sampler>, spans: Spans) {
+        self.0.store(Arc::new(TracingInForce { sampler, spans }));
+    }
+
     /// The span of a request with these headers.
     pub fn start(&self, headers: &HeaderMap) -> Option<TraceContext> {
-        self.0.map(|sampler| sampler.start(headers))
+        self.0.load().sampler.map(|sampler| sampler.start(headers))
     }
 
     /// Where spans go.
-    pub const fn spans(&self) -> &Spans {
-        &self.1
+    pub fn spans(&self) -> Spans {
+        self.0.load().spans.clone()
     }
 
     /// The span under a parent.
     pub fn start_under(&self, parent: Option<&TraceContext>) -> Option<TraceContext> {
-        self.0.map(|sampler| sampler.start_under(parent))
+        self.0.load().sampler.map(|sampler| sampler.start_under(parent))
     }
 }
 
@@ -54,7 +71,6 @@ impl Tracing {
 pub struct ShutdownRequest {
     graceful: CancellationToken,
     forced: CancellationToken,
-    restart: CancellationToken,
 }
 
 impl ShutdownRequest {
@@ -65,16 +81,6 @@ impl ShutdownRequest {
         } else {
             self.graceful.cancel();
         }
-    }
-
-    /// Asks for a new life in the same process, as SIGHUP does.
-    pub fn request_restart(&self) {
-        self.restart.cancel();
-    }
-
-    /// Resolves when a new life is asked for.
-    pub async fn restart(&self) {
-        self.restart.cancelled().await;
     }
 
     /// Resolves when a graceful stop is asked for.
@@ -158,6 +164,13 @@ impl Sidecar {
     /// Asks the process to stop.
     pub fn request_shutdown(&self, force: bool) {
         self.shutdown.request(force);
+    }
+
+    /// Changes facts about the sidecar. Only one task at a time may do so.
+    pub fn set_facts(&self, change: impl FnOnce(&mut StaticMetadata)) {
+        let mut changed = StaticMetadata::clone(&self.facts.load());
+        change(&mut changed);
+        self.facts.store(Arc::new(changed));
     }
 
     /// The metadata document as of now.

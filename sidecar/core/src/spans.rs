@@ -40,7 +40,6 @@ pub enum SpanKind {
 }
 
 /// A piece of work of a sampled trace.
-#[derive(Debug, Clone, PartialEq)]
 pub struct Span {
     /// What it is called.
     pub name: String,
@@ -56,6 +55,8 @@ pub struct Span {
     attributes: Vec<(Cow<'static, str>, String)>,
     /// Why it failed.
     error: Option<String>,
+    /// Where it goes, whatever the Configuration says when it ends; `None` once it is there.
+    queue: Option<Arc<batch::Queue>>,
 }
 
 impl Span {
@@ -90,6 +91,14 @@ impl Span {
         self.error = Some(why.into());
     }
 
+    /// The work has ended.
+    pub fn end(mut self) {
+        self.duration = self.started.elapsed();
+        if let Some(queue) = self.queue.take() {
+            queue.put(self);
+        }
+    }
+
     fn unix_nanos(&self) -> u64 {
         let since = self.start.duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -110,7 +119,8 @@ pub struct Spans(Option<Arc<batch::Queue>>);
 pub struct SpansError(String);
 
 impl Spans {
-    /// Starts the exporters of a Configuration. They end with `shutdown`, after what is queued has been sent.
+    /// Starts the exporters of a Configuration. They end with `shutdown`, or when nobody holds this and no span of it is
+    /// under way; what is queued is sent before.
     ///
     /// # Errors
     /// An address, protocol or time-out that is none; the text names the field.
@@ -139,7 +149,7 @@ impl Spans {
         }
         let (sender, receiver) = mpsc::channel(batch::QUEUE);
         let queue = Arc::new(batch::Queue::new(sender));
-        let worker = batch::Worker::new(receiver, queue.clone(), exporters, resource);
+        let worker = batch::Worker::new(receiver, queue.dropped(), exporters, resource);
         tasks.spawn(worker.run(shutdown.clone()));
         Ok(Self(Some(queue)))
     }
@@ -151,7 +161,7 @@ impl Spans {
 
     /// Begins the span of a sampled trace; `None` if nobody would see it.
     pub fn begin(&self, context: Option<&TraceContext>, parent: Option<&TraceContext>) -> Option<Span> {
-        self.0.as_ref()?;
+        let queue = self.0.as_ref()?;
         let context = context.filter(|context| context.is_sampled())?;
         let parent = parent.filter(|parent| parent.trace_id == context.trace_id);
         Some(Span {
@@ -164,15 +174,8 @@ impl Spans {
             duration: Duration::ZERO,
             attributes: Vec::new(),
             error: None,
+            queue: Some(queue.clone()),
         })
-    }
-
-    /// The work of a span has ended.
-    pub fn end(&self, mut span: Span) {
-        span.duration = span.started.elapsed();
-        if let Some(queue) = &self.0 {
-            queue.put(span);
-        }
     }
 }
 

@@ -396,11 +396,8 @@ fn merge(failed: &[BulkStateError]) -> StateError {
             | StateError::Other(_) => {}
         }
     }
-    StateError::Other(
-        failed
-            .iter()
-            .map(|failure| failure.error.to_string())
-            .collect::<Vec<_>>()
-            .join("\n"),
-    )
+    let mut texts: Vec<String> = failed.iter().map(|failure| failure.error.to_string()).collect();
+    // A component that fails as a whole says so once.
+    texts.dedup();
+    StateError::Other(texts.join("\n"))
 }

@@ -244,7 +244,7 @@ impl GrpcApi {
             if let Err(status) = &result {
                 span.fail(status.message());
             }
-            self.core.tracing.spans().end(span);
+            span.end();
         }
         result
     }

@@ -109,7 +109,7 @@ impl GrpcApi {
             metrics.runtime.error_code(code, category);
         }
         if let Some(recorded) = recorded {
-            spans::end(&self.core, recorded, response.headers());
+            spans::end(recorded, response.headers());
         }
         if invokes {
             return response;

@@ -9,11 +9,11 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use outrigger_sidecar_core::Body as CoreBody;
 use outrigger_sidecar_core::invoke::headers::{APP_ID, CALLEE_APP_ID};
 use outrigger_sidecar_core::invoke::proxy::{CUT_OFF, ProxyAnswer, ProxyBody};
 use outrigger_sidecar_core::metrics::MeasuredBody;
 use outrigger_sidecar_core::spans::{Span, SpanKind};
+use outrigger_sidecar_core::{Body as CoreBody, BodyError};
 use outrigger_trace_context::TraceContext;
 use tonic::Status;
 use tonic::body::Body;
@@ -25,8 +25,9 @@ impl GrpcApi {
     pub(crate) async fn proxy(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let span = trace::start(&self.core, request.headers());
         let recorded = self.begin_proxied_span(span.as_ref(), &request);
+        let is_measured = self.core.metrics.is_enabled();
         let (request, call) = self.core.metrics.grpc.server(request.map(CoreBody::from));
-        let request = if self.core.metrics.is_enabled() {
+        let request = if is_measured {
             request.map(CoreBody::boxed)
         } else {
             request.map(MeasuredBody::into_inner)
@@ -49,9 +50,9 @@ impl GrpcApi {
             Err(error) => error::from_invoke(&error).into_http(),
         };
         if let Some(recorded) = recorded {
-            spans::end(&self.core, recorded, response.headers());
+            spans::end(recorded, response.headers());
         }
-        if self.core.metrics.is_enabled() {
+        if is_measured {
             call.answer(response).map(Body::new)
         } else {
             response
@@ -112,6 +113,9 @@ impl HttpBody for Relayed {
             }
             None if this.ended => return Poll::Ready(None),
             None => Status::internal(CUT_OFF),
+            Some(Err(error @ BodyError::MessageTooLarge { .. })) => {
+                Status::resource_exhausted(error.to_string())
+            }
             Some(Err(error)) => Status::unavailable(error.to_string()),
         };
         this.rest = None;

@@ -63,11 +63,11 @@ pub(crate) fn begin_as(
 }
 
 /// The head of the answer is there; a failure without messages says so in it.
-pub(crate) fn end(core: &Sidecar, mut span: Span, headers: &HeaderMap) {
+pub(crate) fn end(mut span: Span, headers: &HeaderMap) {
     if headers.contains_key("grpc-status")
         && let Err(error) = check_status(headers)
     {
         span.fail(error.message);
     }
-    core.tracing.spans().end(span);
+    span.end();
 }

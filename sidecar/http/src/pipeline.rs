@@ -77,7 +77,7 @@ impl HttpApi {
         };
         finish(&mut response, trace.as_ref());
         if let Some(span) = span {
-            spans::end(&self.core, span, response.status());
+            spans::end(span, response.status());
         }
         if let Some(Ok(baggage)) = baggage.map(HeaderValue::try_from) {
             response.headers_mut().insert(BAGGAGE, baggage);

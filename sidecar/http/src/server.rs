@@ -52,9 +52,6 @@ async fn connection(api: Arc<HttpApi>, listener: Listener, accepted: Accepted) {
         remote,
         drain,
     } = accepted;
-    let caller = remote;
-    // Only spans tell it.
-    let remote = remote.filter(|_| api.core.tracing.spans().is_on()).map(Remote);
     let mut builder = Builder::new(TokioExecutor::new());
     let head = api.options.read_buffer_size.saturating_add(HEADER_SLACK);
     // Not `pipeline_flush`: with it, refusals of a head that is too large or no HTTP (431, 400) never get out, because
@@ -77,10 +74,11 @@ async fn connection(api: Arc<HttpApi>, listener: Listener, accepted: Accepted) {
     };
     let service = service_fn(move |mut request: Request<Incoming>| {
         let api = api.clone();
-        if let Some(remote) = remote {
-            request.extensions_mut().insert(remote);
+        // Only spans tell it.
+        if let Some(remote) = remote.filter(|_| api.core.tracing.spans().is_on()) {
+            request.extensions_mut().insert(Remote(remote));
         }
-        async move { Ok::<_, std::convert::Infallible>(api.handle(listener, caller, request).await) }
+        async move { Ok::<_, std::convert::Infallible>(api.handle(listener, remote, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(Lingering::new(stream)), service);
     tokio::pin!(connection);

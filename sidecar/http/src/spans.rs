@@ -98,11 +98,11 @@ fn actor(span: &mut Span, kind: &str, rest: &str, call: &str) {
 }
 
 /// The answer is ready.
-pub(crate) fn end(core: &Sidecar, mut span: Span, status: StatusCode) {
+pub(crate) fn end(mut span: Span, status: StatusCode) {
     span.set("dapr.status_code", status.as_str());
     if status.as_u16() >= 400 {
         let text = outrigger_model::status::http_status_text(status.as_u16());
         span.fail(format!("Code({}): {text}", status.as_u16()));
     }
-    core.tracing.spans().end(span);
+    span.end();
 }

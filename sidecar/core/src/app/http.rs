@@ -80,8 +80,13 @@ impl HttpApp {
         }
     }
 
-    /// A client of endpoints outside Dapr.
-    pub(crate) fn external(tls: ClientTls, connect_timeout: Duration) -> Self {
+    /// A client of endpoints outside Dapr, whose calls are counted and pass the app's pipeline.
+    pub(crate) fn external(
+        tls: ClientTls,
+        connect_timeout: Duration,
+        metrics: HttpMetrics,
+        middleware: Option<Arc<Pipeline>>,
+    ) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -96,8 +101,8 @@ impl HttpApp {
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("invalid"),
             token: None,
-            metrics: HttpMetrics::default(),
-            middleware: None,
+            metrics,
+            middleware,
         }
     }
 
@@ -140,11 +145,27 @@ impl HttpApp {
         if let Some(token) = &self.token {
             headers.insert(HeaderName::from_static("dapr-api-token"), token.clone());
         }
+        self.pass(request, |request| self.send(request, slot)).await
+    }
+
+    /// Counts a request and takes it through the pipeline, if that has handlers, to `exchange`.
+    ///
+    /// # Errors
+    /// Those of `exchange`.
+    pub(crate) async fn pass<F, Fut>(
+        &self,
+        request: Request<Body>,
+        exchange: F,
+    ) -> Result<Response<Body>, AppError>
+    where
+        F: FnOnce(Request<Body>) -> Fut + Send,
+        Fut: Future<Output = Result<Response<Body>, AppError>> + Send,
+    {
         let call = self.metrics.client_call(&request);
         let pipeline = self.middleware.as_ref().filter(|pipeline| pipeline.is_used());
         let result = match pipeline {
-            None => self.send(request, slot).await,
-            Some(middleware) => Box::pin(self.send_through(middleware, request, slot)).await,
+            None => exchange(request).await,
+            Some(middleware) => Box::pin(Self::pass_through(middleware, request, exchange)).await,
         };
         if let Some(call) = call {
             call.completed(result.as_ref().ok());
@@ -152,17 +173,20 @@ impl HttpApp {
         result
     }
 
-    async fn send_through(
-        &self,
+    async fn pass_through<F, Fut>(
         middleware: &Pipeline,
         request: Request<Body>,
-        slot: Slot,
-    ) -> Result<Response<Body>, AppError> {
+        exchange: F,
+    ) -> Result<Response<Body>, AppError>
+    where
+        F: FnOnce(Request<Body>) -> Fut + Send,
+        Fut: Future<Output = Result<Response<Body>, AppError>> + Send,
+    {
         // Middleware knows no failures, only answers: this one is not handed on.
         let failed = Mutex::new(None);
         let answer = middleware
             .run(request, |request| async {
-                match self.send(request, slot).await {
+                match exchange(request).await {
                     Ok(answer) => answer,
                     Err(error) => {
                         *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -263,7 +287,8 @@ fn title(verb: &str) -> String {
         .unwrap_or_default()
 }
 
-fn with_slot<B>(body: B, slot: Slot) -> Body
+/// A body that keeps the slot until its end.
+pub(crate) fn with_slot<B>(body: B, slot: Slot) -> Body
 where
     B: HttpBody<Data = Bytes> + Unpin + Send + Sync + 'static,
     BodyError: From<B::Error>,

@@ -1,15 +1,20 @@
 //! HTTPEndpoint resources: calls that leave Dapr (contract `service-invocation`, section 10).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, LOCATION, REFERER};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use outrigger_resources::HttpEndpoint;
 use outrigger_resources::common::TlsDocument;
+use tokio::sync::Semaphore;
 
 use super::{InvokeError, InvokeRequest, InvokeResponse, local};
 use crate::Body;
-use crate::app::{HttpApp, Slot};
+use crate::app::http::with_slot;
+use crate::app::{AppError, HttpApp, Slot};
+use crate::metrics::HttpMetrics;
+use crate::middleware::Pipeline;
 use crate::tls::{ClientTls, SystemRoots};
 
 /// Redirects that are followed, as Go's client does by default.
@@ -17,11 +22,25 @@ const MAX_REDIRECTS: usize = 10;
 /// Limit of connecting, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What calls of endpoints share with calls of the app.
+#[derive(Clone, Default)]
+pub struct EndpointDeps {
+    /// The system's certificates.
+    pub roots: SystemRoots,
+    /// `spec.appHttpPipeline`
+    pub middleware: Option<Arc<Pipeline>>,
+    /// Where calls are counted.
+    pub metrics: HttpMetrics,
+    /// `--app-max-concurrency`, which holds for each endpoint on its own; `None` = no limit.
+    pub max_concurrency: Option<usize>,
+}
+
 /// A callable endpoint.
 pub struct Endpoint {
     base_url: String,
     headers: HeaderMap,
     client: HttpApp,
+    slots: Option<Arc<Semaphore>>,
 }
 
 impl Endpoint {
@@ -29,7 +48,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// A base URL, header or certificate that cannot be used; the text names it.
-    pub fn new(resource: &HttpEndpoint, roots: &SystemRoots) -> Result<Self, String> {
+    pub fn new(resource: &HttpEndpoint, deps: &EndpointDeps) -> Result<Self, String> {
         let name = &resource.metadata.name;
         let base_url = resource.spec.base_url.trim_end_matches('/').to_owned();
         let uri = Uri::try_from(&base_url)
@@ -47,11 +66,18 @@ impl Endpoint {
                 .map_err(|_| format!("HTTPEndpoint {name}: the value of header {header} cannot be sent"))?;
             headers.insert(header, value);
         }
-        let tls = client_tls(resource, roots).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
+        let tls =
+            client_tls(resource, &deps.roots).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
         Ok(Self {
             base_url,
             headers,
-            client: HttpApp::external(tls, CONNECT_TIMEOUT),
+            client: HttpApp::external(
+                tls,
+                CONNECT_TIMEOUT,
+                deps.metrics.clone(),
+                deps.middleware.clone(),
+            ),
+            slots: deps.max_concurrency.map(|limit| Arc::new(Semaphore::new(limit))),
         })
     }
 
@@ -67,25 +93,36 @@ impl Endpoint {
         for (name, value) in &self.headers {
             outgoing.headers_mut().insert(name.clone(), value.clone());
         }
+        let slot = match &self.slots {
+            // The semaphore is never closed.
+            Some(slots) => slots.clone().acquire_owned().await.ok(),
+            None => None,
+        };
+        let answer = self.client.pass(outgoing, |outgoing| self.follow(outgoing, slot));
+        let answer = answer.await;
+        answer
+            .map(local::from_http)
+            .map_err(|error| InvokeError::internal(error.to_string()))
+    }
+
+    /// Sends a request, and those that its redirects lead to.
+    async fn follow(&self, mut outgoing: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
         for _ in 0..=MAX_REDIRECTS {
             let (method, uri, headers) = (
                 outgoing.method().clone(),
                 outgoing.uri().clone(),
                 outgoing.headers().clone(),
             );
-            let response = self
-                .client
-                .send(outgoing, Slot::None)
-                .await
-                .map_err(|error| InvokeError::internal(error.to_string()))?;
+            let response = self.client.send(outgoing, None).await?;
             match redirect(&method, &uri, headers, response.status(), response.headers()) {
                 Some(next) => outgoing = next,
-                None => return Ok(local::from_http(response)),
+                None if slot.is_some() => return Ok(response.map(|body| with_slot(body, slot))),
+                None => return Ok(response),
             }
         }
-        Err(InvokeError::internal(format!(
-            "{} \"{}\": stopped after {MAX_REDIRECTS} redirects",
-            "Get", self.base_url
+        Err(AppError::Transport(format!(
+            "Get \"{}\": stopped after {MAX_REDIRECTS} redirects",
+            self.base_url
         )))
     }
 }
@@ -214,7 +251,7 @@ mod tests {
         resource.metadata.name = "ep".into();
         resource.spec.base_url = "ftp://x".into();
         assert!(
-            Endpoint::new(&resource, &SystemRoots::default())
+            Endpoint::new(&resource, &EndpointDeps::default())
                 .err()
                 .unwrap()
                 .contains("spec.baseUrl")

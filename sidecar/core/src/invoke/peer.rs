@@ -109,6 +109,14 @@ impl Peers {
         }
     }
 
+    /// Makes sure that there is a connection to a peer.
+    ///
+    /// # Errors
+    /// `Unavailable` when the peer cannot be reached or is not the one we want.
+    pub async fn connect(&self, target: PeerTarget<'_>) -> Result<(), InvokeError> {
+        self.connection(target).await.map(drop)
+    }
+
     /// Sends a request to a peer; the lease is to be kept until the answer has been read.
     ///
     /// # Errors

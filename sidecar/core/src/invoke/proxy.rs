@@ -4,11 +4,9 @@
 //! A policy of the user covers a call up to the first message of its answer: from then on the answer streams, and
 //! what has been handed on cannot be taken back.
 
-mod single;
+mod messages;
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -30,15 +28,14 @@ use super::headers::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID};
 use super::peer::{Lease, with_source};
 use super::replay::Replay;
 use super::target::{Target, parse};
-use super::{InvokeError, Invoker, wire};
+use super::{InvokeError, Invoker, method, wire};
 use crate::{Body, BodyError};
-use single::SingleMessage;
+use messages::{Found, Messages};
 
 /// The text of Go's client for the same.
 pub const CUT_OFF: &str = "server closed the stream without sending trailers";
 /// Says that a call is a stream, which policies cover less far.
 const STREAM: &str = "dapr-stream";
-const ONE_MESSAGE_ONLY: &str = "cannot use resiliency policies with retries on streaming RPCs";
 
 /// An answer's messages and trailers, as they come.
 pub type ProxyBody = UnsyncBoxBody<Bytes, BodyError>;
@@ -79,20 +76,35 @@ impl Invoker {
         let Target::App { id, namespace } = parse(&target).map_err(unknown)? else {
             return Err(unknown(InvokeError::internal(format!("invalid app id {target}"))));
         };
-        if id == &*self.parts.identity.app_id {
-            return self.proxy_to_app(request, access).await;
-        }
-        let namespace = namespace.unwrap_or(&self.parts.identity.namespace);
-        self.proxy_to_peer(id, namespace, request, trace).await
+        let found = Found::default();
+        let answer = if id == &*self.parts.identity.app_id {
+            self.proxy_to_app(request, access, &found).await
+        } else {
+            let namespace = namespace.unwrap_or(&self.parts.identity.namespace);
+            self.proxy_to_peer((id, namespace), request, trace, &found).await
+        };
+        answer.map_err(|error| found.behind(error))
+    }
+
+    /// A body of messages that are no larger than they may be.
+    fn limited<B>(&self, body: B, found: &Found) -> Messages<B> {
+        Messages::new(body, self.parts.max_message, found.clone())
     }
 
     async fn proxy_to_app(
         &self,
         mut request: Request<Body>,
         access: &InvokeAccess,
+        found: &Found,
     ) -> Result<ProxyAnswer, InvokeError> {
         let caller = request.extensions_mut().remove::<PeerCaller>();
-        access.check(caller.as_ref(), request.uri().path(), None)?;
+        // What is decided about is what the app gets.
+        let method = method::normalize(request.uri().path())?.into_owned();
+        access.check(caller.as_ref(), &method, None)?;
+        if method != request.uri().path() {
+            let uri = http::Uri::try_from(method);
+            *request.uri_mut() = uri.map_err(|error| unknown(InvokeError::internal(error.to_string())))?;
+        }
         let Some(app) = self.parts.app.as_ref().and_then(|app| app.grpc()) else {
             return Err(InvokeError::status(
                 GrpcCode::Unavailable,
@@ -105,21 +117,22 @@ impl Invoker {
         if let Some(token) = app.token() {
             headers.append(API_TOKEN, token);
         }
-        let response = app.channel().oneshot(request.map(TonicBody::new)).await;
+        let request = request.map(|body| TonicBody::new(self.limited(body, found)));
+        let response = app.channel().oneshot(request).await;
         let response = response.map_err(|error| app_failed(&error))?;
         peek(response.map(|body| {
-            body.map_err(|status| BodyError::Connection(status.message().to_owned()))
-                .boxed_unsync()
+            let body = body.map_err(|status| BodyError::Connection(status.message().to_owned()));
+            self.limited(body, found).boxed_unsync()
         }))
         .await
     }
 
     async fn proxy_to_peer(
         &self,
-        app_id: &str,
-        namespace: &str,
+        (app_id, namespace): (&str, &str),
         mut request: Request<Body>,
         trace: Option<&TraceContext>,
+        found: &Found,
     ) -> Result<ProxyAnswer, InvokeError> {
         let callee =
             HeaderValue::from_str(app_id).map_err(|_| unknown(InvokeError::internal("invalid app id")))?;
@@ -141,10 +154,43 @@ impl Invoker {
         };
         // Policies go by the name that the caller used.
         let named = named.as_ref().and_then(|value| value.to_str().ok());
-        match named.filter(|name| !is_stream && self.parts.resiliency.has_app(name)) {
-            Some(name) => self.proxy_under_policy(name, &lookup, request).await,
-            None => self.send_to_peer(&lookup, request).await,
+        match named.filter(|name| self.parts.resiliency.has_app(name)) {
+            Some(name) if is_stream => {
+                let address = self.reach(name, &lookup, request.uri().path()).await?;
+                let request = request.map(|body| Body::boxed(self.limited(body, found)));
+                self.send_to_address(&address, &lookup, request, found).await
+            }
+            Some(name) => self.proxy_under_policy(name, &lookup, request, found).await,
+            None => {
+                let request = request.map(|body| Body::boxed(self.limited(body, found)));
+                self.send_to_peer(&lookup, request, found).await
+            }
         }
+    }
+
+    /// Finds the target's sidecar and connects to it under the caller's policy, which covers no more of a stream.
+    async fn reach(&self, name: &str, lookup: &ResolveRequest, path: &str) -> Result<String, InvokeError> {
+        let policy = self.parts.resiliency.app(name, &format!("{name}:{path}"));
+        let run = policy.run(
+            |_| async {
+                let result = async {
+                    let address = self.parts.addresses.resolve(lookup).await.map_err(unknown)?;
+                    let target = super::peer_target(&address, lookup);
+                    if let Err(error) = self.parts.peers.connect(target).await {
+                        self.parts.peers.forget(&address);
+                        self.parts.addresses.forget(lookup);
+                        return Err(error);
+                    }
+                    Ok(address)
+                };
+                result.await.map_err(|error: InvokeError| {
+                    let code = error.code.as_i32();
+                    Failure::with_code(error, code)
+                })
+            },
+            policy_error,
+        );
+        run.await
     }
 
     async fn proxy_under_policy(
@@ -152,30 +198,28 @@ impl Invoker {
         name: &str,
         lookup: &ResolveRequest,
         request: Request<Body>,
+        found: &Found,
     ) -> Result<ProxyAnswer, InvokeError> {
         let endpoint = format!("{name}:{}", request.uri().path());
         let policy = self.parts.resiliency.app(name, &endpoint);
         let (parts, body) = request.into_parts();
-        let second = Arc::new(AtomicBool::new(false));
+        let body = self.limited(body, found);
         let body = if policy.has_retry() {
-            let single = SingleMessage::new(body, second.clone());
-            Replay::new(Body::boxed(single), self.parts.max_message)
+            Replay::new(Body::boxed(body.single()), self.parts.max_message)
         } else {
-            Replay::new(body, 0)
+            Replay::new(Body::boxed(body), 0)
         };
         let run = policy.run(
             |_| {
                 let outgoing = body.attempt();
                 let outgoing = outgoing.map(|body| Request::from_parts(parts.clone(), body));
-                let second = second.clone();
                 async move {
                     let Some(outgoing) = outgoing else {
                         return Err(Failure::permanent(Attempt::Error(super::not_again())));
                     };
-                    let result = self.send_to_peer(lookup, outgoing).await;
-                    if second.load(Ordering::Acquire) {
-                        let error = InvokeError::status(GrpcCode::FailedPrecondition, ONE_MESSAGE_ONLY);
-                        return Err(Failure::permanent(Attempt::Error(error)));
+                    let result = self.send_to_peer(lookup, outgoing, found).await;
+                    if let Some(violation) = found.get() {
+                        return Err(Failure::permanent(Attempt::Error(violation.error())));
                     }
                     classify(result)
                 }
@@ -193,13 +237,24 @@ impl Invoker {
     async fn send_to_peer(
         &self,
         lookup: &ResolveRequest,
-        mut request: Request<Body>,
+        request: Request<Body>,
+        found: &Found,
     ) -> Result<ProxyAnswer, InvokeError> {
         let address = self.parts.addresses.resolve(lookup).await.map_err(unknown)?;
+        self.send_to_address(&address, lookup, request, found).await
+    }
+
+    async fn send_to_address(
+        &self,
+        address: &str,
+        lookup: &ResolveRequest,
+        mut request: Request<Body>,
+        found: &Found,
+    ) -> Result<ProxyAnswer, InvokeError> {
         let path = request.uri().path_and_query().cloned();
         let uri = http::Uri::builder()
             .scheme("http")
-            .authority(address.as_str())
+            .authority(address)
             .path_and_query(path.map_or_else(|| "/".to_owned(), |path| path.to_string()))
             .build();
         *request.uri_mut() = uri.map_err(|error| {
@@ -210,21 +265,21 @@ impl Invoker {
         match self
             .parts
             .peers
-            .send(super::peer_target(&address, lookup), request)
+            .send(super::peer_target(address, lookup), request)
             .await
         {
             Ok((response, lease)) => {
                 peek(response.map(|body| {
-                    Leased {
+                    let leased = Leased {
                         inner: body,
                         _lease: lease,
-                    }
-                    .boxed_unsync()
+                    };
+                    self.limited(leased, found).boxed_unsync()
                 }))
                 .await
             }
             Err(error) => {
-                self.parts.peers.forget(&address);
+                self.parts.peers.forget(address);
                 self.parts.addresses.forget(lookup);
                 Err(error)
             }

@@ -1,12 +1,14 @@
 //! From app id to address: the resolver, its cache and its retries (contract `service-invocation`, section 8).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use outrigger_components_api::name_resolution::{ResolveRequest, Resolver};
 use rand::seq::IndexedRandom;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::InvokeError;
 
@@ -23,9 +25,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Entries kept before expired ones are swept.
 const SWEEP_ABOVE: usize = 1024;
 
-/// The resolver with its cache. Without a resolver every look-up fails.
-pub struct Addresses {
-    resolver: Option<Arc<dyn Resolver>>,
+/// The resolver of the Configuration, which may change. Without one every look-up fails.
+#[derive(Default)]
+pub struct Addresses(ArcSwapOption<Lookup>);
+
+/// A resolver at work.
+pub struct StartedResolver {
+    /// The resolver.
+    pub resolver: Arc<dyn Resolver>,
+    /// Ends what it does in the background.
+    pub stop: CancellationToken,
+}
+
+/// A resolver with its cache.
+struct Lookup {
+    started: StartedResolver,
     cache: Mutex<HashMap<ResolveRequest, Cached>>,
 }
 
@@ -38,10 +52,24 @@ struct Cached {
 
 impl Addresses {
     /// Looks up with this resolver.
-    pub fn new(resolver: Option<Arc<dyn Resolver>>) -> Self {
-        Self {
-            resolver,
-            cache: Mutex::new(HashMap::new()),
+    pub fn new(started: Option<StartedResolver>) -> Self {
+        Self(ArcSwapOption::from(started.map(Lookup::new)))
+    }
+
+    /// Looks up with another resolver from now on, and withdraws the announcement of the one before.
+    pub async fn replace(&self, started: StartedResolver) {
+        let next = Lookup::new(started);
+        if let Some(old) = self.0.swap(Some(next.clone())) {
+            old.close().await;
+            // What was withdrawn may have been the very same announcement.
+            next.started.resolver.announce().await;
+        }
+    }
+
+    /// Withdraws the announcement, for good.
+    pub async fn close(&self) {
+        if let Some(lookup) = self.0.load_full() {
+            lookup.close().await;
         }
     }
 
@@ -50,11 +78,52 @@ impl Addresses {
     /// # Errors
     /// The resolver's text, or that nothing is known of the app.
     pub async fn resolve(&self, request: &ResolveRequest) -> Result<String, InvokeError> {
-        let Some(resolver) = &self.resolver else {
-            return Err(InvokeError::internal(
-                "name resolver not initialized: check spec.nameResolution of the Configuration and the log of its start",
-            ));
-        };
+        let mut lookup = self.0.load_full();
+        loop {
+            let Some(current) = lookup else {
+                return Err(InvokeError::internal(
+                    "name resolver not initialized: check spec.nameResolution of the Configuration and the log of its start",
+                ));
+            };
+            let error = match current.resolve(request).await {
+                Ok(address) => return Ok(address),
+                Err(error) => error,
+            };
+            lookup = self.0.load_full();
+            // One that was closed meanwhile may have failed for that.
+            if lookup.as_ref().is_none_or(|lookup| Arc::ptr_eq(lookup, &current)) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Forgets what is cached about an app, after a connection to it failed.
+    pub fn forget(&self, request: &ResolveRequest) {
+        if let Some(lookup) = &*self.0.load() {
+            lookup.cache().remove(request);
+        }
+    }
+}
+
+impl Lookup {
+    fn new(started: StartedResolver) -> Arc<Self> {
+        Arc::new(Self {
+            started,
+            cache: Mutex::default(),
+        })
+    }
+
+    async fn close(&self) {
+        self.started.stop.cancel();
+        self.started.resolver.close().await;
+    }
+
+    fn cache(&self) -> MutexGuard<'_, HashMap<ResolveRequest, Cached>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn resolve(&self, request: &ResolveRequest) -> Result<String, InvokeError> {
+        let resolver = &self.started.resolver;
         if resolver.returns_many() {
             return self.resolve_many(resolver.as_ref(), request).await;
         }
@@ -73,17 +142,9 @@ impl Addresses {
         Err(not_found(request))
     }
 
-    /// Forgets what is cached about an app, after a connection to it failed.
-    pub fn forget(&self, request: &ResolveRequest) {
-        self.cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(request);
-    }
-
     /// What is known, unless it is for this caller to look up anew.
     fn cached(&self, request: &ResolveRequest) -> Option<Arc<[String]>> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache();
         let cached = cache.get_mut(request)?;
         let now = Instant::now();
         if cached.trusted_until > now {
@@ -95,7 +156,7 @@ impl Addresses {
 
     /// What was known not long ago.
     fn stale(&self, request: &ResolveRequest) -> Option<Arc<[String]>> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache();
         let cached = cache.get(request)?;
         if cached.found.elapsed() < STALE {
             return Some(cached.addresses.clone());
@@ -105,7 +166,7 @@ impl Addresses {
     }
 
     fn keep(&self, request: &ResolveRequest, addresses: &Arc<[String]>) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache();
         let now = Instant::now();
         if cache.len() >= SWEEP_ABOVE {
             cache.retain(|_, cached| cached.found.elapsed() < STALE);
@@ -161,6 +222,14 @@ mod tests {
         there: Mutex<Vec<String>>,
         fails: Mutex<bool>,
         asked: Mutex<u32>,
+        announced: Mutex<i32>,
+    }
+
+    fn started(pods: &Arc<Pods>) -> StartedResolver {
+        StartedResolver {
+            resolver: pods.clone(),
+            stop: CancellationToken::new(),
+        }
     }
 
     #[async_trait]
@@ -177,13 +246,42 @@ mod tests {
         fn returns_many(&self) -> bool {
             true
         }
+
+        async fn announce(&self) {
+            *self.announced.lock().unwrap() += 1;
+        }
+
+        async fn close(&self) {
+            *self.fails.lock().unwrap() = true;
+            *self.announced.lock().unwrap() -= 1;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_up_under_way_is_made_again_by_the_resolver_that_takes_over() {
+        let (old, new) = (Arc::new(Pods::default()), Arc::new(Pods::default()));
+        *new.there.lock().unwrap() = vec!["new".into()];
+        let before = started(&old);
+        let stopped = before.stop.clone();
+        let addresses = Addresses::new(Some(before));
+        let request = ResolveRequest {
+            app_id: "back".into(),
+            namespace: "shop".into(),
+            port: 50002,
+        };
+        let (found, ()) = tokio::join!(addresses.resolve(&request), addresses.replace(started(&new)));
+        assert_eq!(found.unwrap(), "new");
+        assert_eq!((*old.asked.lock().unwrap(), *new.asked.lock().unwrap()), (1, 1));
+        assert!(stopped.is_cancelled());
+        let announced = (*old.announced.lock().unwrap(), *new.announced.lock().unwrap());
+        assert_eq!(announced, (-1, 1), "withdrawn, and then announced again");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_that_ends_is_called_for_five_seconds_at_most_and_one_caller_looks_up_for_all() {
         let pods = Arc::new(Pods::default());
         *pods.there.lock().unwrap() = vec!["old".into()];
-        let addresses = Addresses::new(Some(pods.clone()));
+        let addresses = Addresses::new(Some(started(&pods)));
         let request = ResolveRequest {
             app_id: "back".into(),
             namespace: "shop".into(),

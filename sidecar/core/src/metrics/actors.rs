@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outrigger_sidecar_actors::metrics::ActorObserver;
 
-use super::{Counter, Gauge, Metrics, MetricsError};
+use super::{Counter, Level, Metrics, MetricsError};
 
 /// The metrics of actors; nothing is recorded by the default.
 #[derive(Clone, Default)]
@@ -19,8 +19,8 @@ struct Families {
     rebalanced: Counter,
     deactivated: Counter,
     deactivations_failed: Counter,
-    pending_calls: Gauge,
-    timers: Gauge,
+    pending_calls: Level,
+    timers: Level,
     timers_fired: Counter,
     reminders_fired: Counter,
 }
@@ -31,7 +31,7 @@ const REPORT: &str = "send";
 impl ActorMetrics {
     pub(super) fn new(metrics: &Metrics) -> Result<Self, MetricsError> {
         let counter = |name: &str, labels: &[&str]| metrics.counter(&format!("runtime/actor/{name}"), labels);
-        let gauge = |name: &str| metrics.gauge(&format!("runtime/actor/{name}"), &["actor_type"]);
+        let level = |name: &str| metrics.level(&format!("runtime/actor/{name}"), "actor_type");
         Ok(Self(Arc::new(Families {
             reports: counter("status_report_total", &["actor_type", "operation"])?,
             reports_failed: counter("status_report_fail_total", &["actor_type", "operation", "reason"])?,
@@ -39,8 +39,8 @@ impl ActorMetrics {
             rebalanced: counter("rebalanced_total", &["actor_type"])?,
             deactivated: counter("deactivated_total", &["actor_type"])?,
             deactivations_failed: counter("deactivated_failed_total", &["actor_type"])?,
-            pending_calls: gauge("pending_actor_calls")?,
-            timers: gauge("timers")?,
+            pending_calls: level("pending_actor_calls")?,
+            timers: level("timers")?,
             timers_fired: counter("timers_fired_total", &["actor_type", "success"])?,
             reminders_fired: counter("reminders_fired_total", &["actor_type", "success"])?,
         })))
@@ -83,12 +83,12 @@ impl ActorObserver for ActorMetrics {
 
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     fn pending_calls(&self, actor_type: &str, change: i64) {
-        self.0.pending_calls.add(&[actor_type], change as f64);
+        self.0.pending_calls.add(actor_type, change as f64);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     fn timers(&self, actor_type: &str, change: i64) {
-        self.0.timers.add(&[actor_type], change as f64);
+        self.0.timers.add(actor_type, change as f64);
     }
 
     fn fired(&self, actor_type: &str, is_timer: bool, success: bool) {
@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn every_event_of_the_engine_has_its_series() {
         let registry = Registry::new();
-        let metrics = Metrics::new(registry.clone(), "shop", "ns", &MetricsSpec::default()).unwrap();
+        let metrics = Metrics::new(&registry, "shop", "ns").unwrap();
+        metrics.configure(&MetricsSpec::default()).unwrap();
         let observer = metrics.actors.observer();
         observer.reported(&["cat".to_owned()]);
         observer.report_failed("no connection within 5s");

@@ -87,7 +87,6 @@ impl Pair {
 #[derive(Clone, Default)]
 pub struct Operations {
     namespace: Arc<str>,
-    is_on: bool,
     pair: Pair,
 }
 
@@ -95,7 +94,6 @@ impl Operations {
     fn new(metrics: &Metrics, namespace: &Arc<str>, name: &str) -> Result<Self, MetricsError> {
         Ok(Self {
             namespace: namespace.clone(),
-            is_on: metrics.is_enabled(),
             pair: Pair::new(metrics, name, &["component", "namespace", "operation", "success"])?,
         })
     }
@@ -107,7 +105,7 @@ impl Operations {
         operation: &str,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        if !self.is_on {
+        if !self.pair.count.is_on() {
             return call.await;
         }
         let started = Instant::now();

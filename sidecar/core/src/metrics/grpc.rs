@@ -2,11 +2,9 @@
 //!
 //! Sizes are those of the messages, without the five bytes in front of each.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +13,8 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use outrigger_model::GrpcCode;
 
+use super::cache::SeriesCache;
+use super::shared::Shared;
 use super::{Buckets, Counter, Histogram, Metrics, MetricsError};
 use crate::invoke::frames::GRPC_STATUS;
 
@@ -28,6 +28,7 @@ const MAX_KNOWN: usize = 1000;
 pub struct GrpcMetrics(Option<Arc<Families>>);
 
 struct Families {
+    shared: Arc<Shared>,
     server: Side,
     client: Side,
     probes: Counter,
@@ -39,8 +40,7 @@ struct Side {
     sent: Histogram,
     latency: Histogram,
     completed: Counter,
-    hasher: RandomState,
-    known: RwLock<HashMap<u64, Known>>,
+    known: SeriesCache<Known>,
 }
 
 /// The series of a method and a status.
@@ -82,7 +82,7 @@ enum Role {
 }
 
 impl Side {
-    fn new(metrics: &Metrics, side: &str, latency: &str) -> Result<Self, MetricsError> {
+    fn new(metrics: &Metrics, shared: &Arc<Shared>, side: &str, latency: &str) -> Result<Self, MetricsError> {
         let (method, status) = (format!("grpc_{side}_method"), format!("grpc_{side}_status"));
         let name = |what: &str| format!("grpc.io/{side}/{what}");
         let both = [method.as_str(), status.as_str()];
@@ -91,21 +91,16 @@ impl Side {
             sent: metrics.histogram(&name("sent_bytes_per_rpc"), &both[..1], Buckets::Size)?,
             latency: metrics.histogram(&name(latency), &both, Buckets::Latency)?,
             completed: metrics.counter(&name("completed_rpcs"), &both)?,
-            hasher: RandomState::new(),
-            known: RwLock::default(),
+            known: SeriesCache::new(shared),
         })
     }
 
     fn record(&self, path: &str, code: i32, received: f64, sent: f64, elapsed: f64) {
-        let key = self.hasher.hash_one((path, code));
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let has_room = known.len() < MAX_KNOWN;
-        if let Some(found) = known.get(&key)
-            && (*found.path == *path && found.code == code)
-        {
-            return found.series.record(received, sent, elapsed);
-        }
-        drop(known);
+        let recorded = self.known.find((path, code), |known| {
+            let is_it = *known.path == *path && known.code == code;
+            is_it.then(|| known.series.record(received, sent, elapsed))
+        });
+        let Err(place) = recorded else { return };
         let status = GrpcCode::from_i32(code).name();
         let series = Series {
             received: self.received.series(&[path]),
@@ -114,20 +109,20 @@ impl Side {
             completed: self.completed.series(&[path, status]),
         };
         series.record(received, sent, elapsed);
-        if has_room {
+        if place.count < MAX_KNOWN {
             let path = path.into();
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.insert(key, Known { path, code, series });
+            self.known.keep(&place, Known { path, code, series });
         }
     }
 }
 
 impl GrpcMetrics {
-    pub(super) fn new(metrics: &Metrics) -> Result<Self, MetricsError> {
+    pub(super) fn new(metrics: &Metrics, shared: &Arc<Shared>) -> Result<Self, MetricsError> {
         let status = ["grpc_client_status"];
         Ok(Self(Some(Arc::new(Families {
-            server: Side::new(metrics, "server", "server_latency")?,
-            client: Side::new(metrics, "client", "roundtrip_latency")?,
+            shared: shared.clone(),
+            server: Side::new(metrics, shared, "server", "server_latency")?,
+            client: Side::new(metrics, shared, "client", "roundtrip_latency")?,
             probes: metrics.counter("grpc.io/healthprobes/completed_count", &status)?,
             probe_latency: metrics.histogram(
                 "grpc.io/healthprobes/roundtrip_latency",
@@ -138,8 +133,10 @@ impl GrpcMetrics {
     }
 
     /// Whether anything is recorded.
-    pub const fn is_enabled(&self) -> bool {
-        self.0.is_some()
+    pub fn is_enabled(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|families| families.shared.settings().is_on)
     }
 
     /// Counts a call of a server: the request's body and, by [`Call::answer`], the answer.
@@ -154,7 +151,7 @@ impl GrpcMetrics {
     }
 
     fn begin<B>(&self, request: Request<B>, role: Role) -> (Request<MeasuredBody<B>>, Call) {
-        let Some(families) = &self.0 else {
+        let Some(families) = self.0.as_ref().filter(|_| self.is_enabled()) else {
             return (request.map(MeasuredBody::bare), Call(None));
         };
         let call = Arc::new(Recorded {

@@ -1,18 +1,18 @@
 //! HTTP metrics: calls into the sidecar's API, and the sidecar's calls to the app.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use outrigger_resources::configuration::MetricsSpec;
 
+use super::cache::SeriesCache;
 use super::path::PathLabels;
+use super::settings::Settings;
+use super::shared::Shared;
 use super::{Buckets, Counter, Histogram, Metrics, MetricsError};
 use crate::{Body, BodyError};
 
@@ -25,35 +25,15 @@ const MAX_SERIES: usize = 10_000;
 pub struct HttpMetrics(Option<Arc<Families>>);
 
 struct Families {
-    paths: PathLabels,
-    exclude_verbs: bool,
+    shared: Arc<Shared>,
     server: Side,
     client: Side,
-    server_received: Sizes,
-    server_sent: Sizes,
+    server_received: Histogram,
+    server_sent: Histogram,
     client_sent: Histogram,
-    client_received: Sizes,
+    client_received: Histogram,
     probes: Counter,
     probe_latency: Histogram,
-}
-
-/// A family without labels, whose series appears with its first value.
-struct Sizes {
-    family: Histogram,
-    series: OnceLock<Option<prometheus::Histogram>>,
-}
-
-impl Sizes {
-    const fn of(family: Histogram) -> Self {
-        let series = OnceLock::new();
-        Self { family, series }
-    }
-
-    fn observe(&self, bytes: u64) {
-        if let Some(series) = self.series.get_or_init(|| self.family.series(&[])) {
-            series.observe(bytes as f64);
-        }
-    }
 }
 
 /// The families with a series for each method, path and status, found without making a text for them.
@@ -61,8 +41,7 @@ struct Side {
     latency: Histogram,
     requests: Counter,
     responses: Counter,
-    hasher: RandomState,
-    known: RwLock<HashMap<u64, Known>>,
+    known: SeriesCache<Known>,
 }
 
 struct Known {
@@ -80,54 +59,54 @@ struct Series {
 }
 
 impl HttpMetrics {
-    pub(super) fn new(metrics: &Metrics, settings: &MetricsSpec) -> Result<Self, MetricsError> {
-        let http = settings.http.clone().unwrap_or_default();
-        let paths = PathLabels::new(&http);
-        let responses = if paths.has_response_count() {
-            metrics.counter("http/server/response_count", &LABELS)?
-        } else {
-            Counter::default()
-        };
+    pub(super) fn new(metrics: &Metrics, shared: &Arc<Shared>) -> Result<Self, MetricsError> {
+        let responses = metrics.counter_if(
+            PathLabels::has_response_count,
+            "http/server/response_count",
+            &LABELS,
+        )?;
         let size = |name: &str| metrics.histogram(name, &[], Buckets::Size);
-        let (received, sent) = (
-            size("http/server/request_bytes")?,
-            size("http/server/response_bytes")?,
-        );
-        let client_received = size("http/client/received_bytes")?;
-        Ok(Self(Some(Arc::new(Families {
-            exclude_verbs: http.exclude_verbs.unwrap_or(false),
-            server: Side::new(
-                metrics.histogram("http/server/latency", &LABELS, Buckets::Latency)?,
-                metrics.counter("http/server/request_count", &LABELS)?,
+        let side = |latency: &str, requests: &str, responses| {
+            Ok::<_, MetricsError>(Side {
+                latency: metrics.histogram(latency, &LABELS, Buckets::Latency)?,
+                requests: metrics.counter(requests, &LABELS)?,
                 responses,
-            ),
-            client: Side::new(
-                metrics.histogram("http/client/roundtrip_latency", &LABELS, Buckets::Latency)?,
-                metrics.counter("http/client/completed_count", &LABELS)?,
+                known: SeriesCache::new(shared),
+            })
+        };
+        Ok(Self(Some(Arc::new(Families {
+            server: side("http/server/latency", "http/server/request_count", responses)?,
+            client: side(
+                "http/client/roundtrip_latency",
+                "http/client/completed_count",
                 Counter::default(),
-            ),
-            server_received: Sizes::of(received),
-            server_sent: Sizes::of(sent),
+            )?,
+            server_received: size("http/server/request_bytes")?,
+            server_sent: size("http/server/response_bytes")?,
             client_sent: metrics.histogram("http/client/sent_bytes", &LABELS, Buckets::Size)?,
-            client_received: Sizes::of(client_received),
+            client_received: size("http/client/received_bytes")?,
             probes: metrics.counter("http/healthprobes/completed_count", &["status"])?,
             probe_latency: metrics.histogram(
                 "http/healthprobes/roundtrip_latency",
                 &["status"],
                 Buckets::Latency,
             )?,
-            paths,
+            shared: shared.clone(),
         }))))
     }
 
     /// A call into the API begins; `None` with metrics off.
     pub fn server_call<B: HttpBody>(&self, request: &Request<B>) -> Option<ServerCall> {
         let families = self.0.as_ref()?;
+        let settings = families.shared.settings();
+        if !settings.is_on {
+            return None;
+        }
         let received = content_length(request.headers());
-        families.server_received.observe(received);
+        families.server_received.observe(&[], received as f64);
         Some(ServerCall {
             families: families.clone(),
-            verb: families.verb(request.method()),
+            verb: verb(&settings, request.method()),
             uri: request.uri().clone(),
             started: Instant::now(),
             status: StatusCode::OK,
@@ -138,10 +117,14 @@ impl HttpMetrics {
     /// A call to the app begins.
     pub fn client_call<B: HttpBody>(&self, request: &Request<B>) -> Option<ClientCall> {
         let families = self.0.as_ref()?;
-        let verb = families.verb(request.method());
+        let settings = families.shared.settings();
+        if !settings.is_on {
+            return None;
+        }
+        let verb = verb(&settings, request.method());
         let sent = request.body().size_hint().exact();
         let sent = sent.unwrap_or_else(|| content_length(request.headers()));
-        let path = families.paths.label(request.uri().path());
+        let path = settings.paths.label(request.uri().path());
         families.client_sent.observe(&[verb, &path, ""], sent as f64);
         Some(ClientCall {
             families: families.clone(),
@@ -161,47 +144,35 @@ impl HttpMetrics {
     }
 }
 
-impl Families {
-    /// The verb as a label; an unusual one stands for all that are.
-    fn verb(&self, method: &Method) -> &'static str {
-        if self.exclude_verbs {
-            return "";
-        }
-        match *method {
-            Method::GET => "GET",
-            Method::PUT => "PUT",
-            Method::POST => "POST",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            Method::HEAD => "HEAD",
-            Method::OPTIONS => "OPTIONS",
-            Method::CONNECT => "CONNECT",
-            Method::TRACE => "TRACE",
-            _ => "UNKNOWN",
-        }
+/// The verb as a label; an unusual one stands for all that are.
+fn verb(settings: &Settings, method: &Method) -> &'static str {
+    if settings.exclude_verbs {
+        return "";
+    }
+    match *method {
+        Method::GET => "GET",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "UNKNOWN",
     }
 }
 
 impl Side {
-    fn new(latency: Histogram, requests: Counter, responses: Counter) -> Self {
-        Self {
-            latency,
-            requests,
-            responses,
-            hasher: RandomState::new(),
-            known: RwLock::default(),
-        }
-    }
-
     fn record(
         &self,
-        paths: &PathLabels,
+        settings: &Settings,
         verb: &'static str,
         path: &str,
         status: StatusCode,
         started: Instant,
     ) {
-        let series = self.series(paths, verb, path, status);
+        let series = self.series(settings, verb, path, status);
         if let Some(latency) = series.latency {
             latency.observe(whole_millis(started));
         }
@@ -210,35 +181,32 @@ impl Side {
         }
     }
 
-    fn series(&self, paths: &PathLabels, verb: &'static str, path: &str, status: StatusCode) -> Series {
-        let label = paths.label(path);
-        let key = self.hasher.hash_one((verb, &*label, status.as_u16()));
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let count = known.len();
-        if let Some(found) = known.get(&key)
-            && (found.verb == verb && *found.path == *label && found.status == status)
-        {
-            return found.series.clone();
-        }
-        drop(known);
-        let label = if count < MAX_SERIES { &*label } else { "" };
+    fn series(&self, settings: &Settings, verb: &'static str, path: &str, status: StatusCode) -> Series {
+        let label = settings.paths.label(path);
+        let found = self.known.find((verb, &*label, status.as_u16()), |known| {
+            let is_it = known.verb == verb && *known.path == *label && known.status == status;
+            is_it.then(|| known.series.clone())
+        });
+        let place = match found {
+            Ok(series) => return series,
+            Err(place) => place,
+        };
+        let has_room = place.count < MAX_SERIES;
+        let label = if has_room { &*label } else { "" };
         let labels = [verb, label, status.as_str()];
         let series = Series {
             latency: self.latency.series(&labels),
             requests: self.requests.series(&labels),
             responses: self.responses.series(&labels),
         };
-        if count < MAX_SERIES {
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.insert(
-                key,
-                Known {
-                    verb,
-                    path: label.into(),
-                    status,
-                    series: series.clone(),
-                },
-            );
+        if has_room {
+            let known = Known {
+                verb,
+                path: label.into(),
+                status,
+                series: series.clone(),
+            };
+            self.known.keep(&place, known);
         }
         series
     }
@@ -271,9 +239,9 @@ impl ServerCall {
 impl Drop for ServerCall {
     fn drop(&mut self) {
         let families = &self.families;
-        families.server_sent.observe(self.sent);
+        families.server_sent.observe(&[], self.sent as f64);
         families.server.record(
-            &families.paths,
+            &families.shared.settings(),
             self.verb,
             self.uri.path(),
             self.status,
@@ -334,11 +302,11 @@ impl ClientCall {
             }
             None => (StatusCode::INTERNAL_SERVER_ERROR, 0),
         };
-        families.client_received.observe(received);
+        families.client_received.observe(&[], received as f64);
         let path = self.uri.path();
         families
             .client
-            .record(&families.paths, self.verb, path, status, self.started);
+            .record(&families.shared.settings(), self.verb, path, status, self.started);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use outrigger_resources::configuration::HttpMetricsSpec;
+use outrigger_resources::configuration::{HttpMetricsSpec, MetricsSpec};
 
 /// Paths that are labels whatever the settings.
 const ALWAYS: [&str; 4] = ["/dapr/config", "/dapr/metrics", "/dapr/subscribe", "/healthz"];
@@ -53,8 +53,10 @@ impl PathLabels {
         }
     }
 
-    pub(super) const fn has_response_count(&self) -> bool {
-        self.increased_cardinality
+    /// Whether responses are counted apart from requests: only where paths are labels.
+    pub(super) fn has_response_count(settings: &MetricsSpec) -> bool {
+        let http = settings.http.as_ref();
+        http.and_then(|http| http.increased_cardinality).unwrap_or(true)
     }
 
     /// The label of a path.

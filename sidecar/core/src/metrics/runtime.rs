@@ -58,7 +58,7 @@ const POLICY_LABELS: [&str; 6] = [
 ];
 
 impl RuntimeMetrics {
-    pub(super) fn new(metrics: &Metrics, records_error_codes: bool) -> Result<Self, MetricsError> {
+    pub(super) fn new(metrics: &Metrics) -> Result<Self, MetricsError> {
         let counter = |name: &str, labels: &[&str]| metrics.counter(&format!("runtime/{name}"), labels);
         let call = |name: &str, labels: &[&str]| counter(&format!("service_invocation/{name}"), labels);
         Ok(Self(Arc::new(Families {
@@ -81,11 +81,11 @@ impl RuntimeMetrics {
             policy_count: metrics.counter("resiliency/count", &POLICY_LABELS)?,
             policy_activations: metrics.counter("resiliency/activations_total", &POLICY_LABELS)?,
             breaker_state: metrics.gauge("resiliency/cb_state", &POLICY_LABELS)?,
-            error_codes: if records_error_codes {
-                metrics.counter("error_code/total", &["error_code", "category"])?
-            } else {
-                Counter::default()
-            },
+            error_codes: metrics.counter_if(
+                |settings| settings.record_error_codes.unwrap_or(false),
+                "error_code/total",
+                &["error_code", "category"],
+            )?,
         })))
     }
 
@@ -180,7 +180,7 @@ impl Observer for RuntimeMetrics {
         match event {
             Event::Executed => {
                 self.0.policy_count.inc(&with(state));
-                if labels.state.is_some() {
+                if labels.state.is_some() && self.0.breaker_state.is_on() {
                     for one in ["closed", "half-open", "open", "unknown"] {
                         self.0
                             .breaker_state

@@ -315,7 +315,7 @@ impl Consumer {
                     if let Outcome::Refused(refusal) = &outcome {
                         span.fail(refusal.text.clone());
                     }
-                    self.inner.tracing.spans().end(span);
+                    span.end();
                 }
                 self.record(delivery, &outcome, started);
                 match outcome {

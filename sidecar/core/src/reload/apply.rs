@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use outrigger_resiliency::Resiliency as Policies;
 use outrigger_resources::{Component, Configuration, HttpEndpoint, Resource};
 use tokio_util::sync::CancellationToken;
@@ -15,27 +16,27 @@ use tokio_util::task::TaskTracker;
 use super::{Change, ResourceChange, ResourceChanges, Resources};
 use crate::components::Component as Loaded;
 use crate::components::loader::Loader;
-use crate::invoke::endpoint::Endpoint;
+use crate::invoke::endpoint::{Endpoint, EndpointDeps};
 use crate::pubsub::SubscriptionSpec;
-use crate::sidecar::{Sidecar, StaticMetadata};
-use crate::tls::SystemRoots;
+use crate::sidecar::Sidecar;
 
 /// What became of a new Configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// It is in force.
     Applied,
-    /// Something in it can only be had with a new life of the sidecar.
-    NeedsRestart,
+    /// It is in force, and says that no further change of anything is to be taken.
+    AppliedAsLast,
 }
 
 /// Puts a Configuration in force.
+#[async_trait]
 pub trait ConfigurationTarget: Send + Sync {
     /// Applies it as a whole or not at all.
     ///
     /// # Errors
     /// If it makes no sense: the one before stays in force.
-    fn apply(&mut self, configuration: Configuration) -> Result<Effect, String>;
+    async fn apply(&mut self, configuration: Configuration) -> Result<Effect, String>;
 }
 
 /// What changes are applied to.
@@ -46,8 +47,8 @@ pub struct ReloaderParts {
     pub loader: Arc<Loader>,
     /// All policies in use.
     pub policies: Vec<Policies>,
-    /// The system's certificates, for endpoints.
-    pub roots: SystemRoots,
+    /// What endpoints are made with.
+    pub endpoints: EndpointDeps,
     /// What was loaded at start.
     pub loaded: Resources,
     /// Puts Configurations in force.
@@ -88,18 +89,20 @@ impl Reloader {
         }
     }
 
-    /// Applies changes until `stop`; one that is under way then is given up.
+    /// Applies changes until `stop`, or until the Configuration wants no more; one that is under way then is given up.
     pub async fn run(mut self, mut changes: ResourceChanges, stop: CancellationToken) {
         let apply = async {
             while let Some(change) = changes.next().await {
-                self.apply(change).await;
+                if self.apply(change).await == Effect::AppliedAsLast {
+                    return;
+                }
             }
         };
         stop.run_until_cancelled(apply).await;
     }
 
     /// Applies one change.
-    pub async fn apply(&mut self, change: ResourceChange) {
+    pub async fn apply(&mut self, change: ResourceChange) -> Effect {
         match change {
             ResourceChange::Component(change) => self.components(change).await,
             ResourceChange::Subscription(change) => {
@@ -117,8 +120,9 @@ impl Reloader {
                     self.set_policies();
                 }
             }
-            ResourceChange::Configuration(configuration) => self.configure(*configuration).await,
+            ResourceChange::Configuration(configuration) => return self.configure(*configuration).await,
         }
+        Effect::Applied
     }
 
     /// Whether a resource is for this sidecar.
@@ -290,7 +294,7 @@ impl Reloader {
                 continue;
             }
             let resolved = self.parts.loader.resolve_http_endpoint(resource).await;
-            match Endpoint::new(&resolved, &self.parts.roots) {
+            match Endpoint::new(&resolved, &self.parts.endpoints) {
                 Ok(endpoint) => {
                     tracing::info!("HTTPEndpoint {name} is in force as it is now");
                     endpoints.insert(name.clone(), Arc::new(endpoint));
@@ -306,7 +310,9 @@ impl Reloader {
             }
         }
         self.endpoints = declared;
-        self.set_facts(|facts| facts.http_endpoints = endpoints.keys().cloned().collect());
+        self.parts
+            .sidecar
+            .set_facts(|facts| facts.http_endpoints = endpoints.keys().cloned().collect());
         self.parts.sidecar.invoker.set_endpoints(endpoints);
     }
 
@@ -340,24 +346,20 @@ impl Reloader {
             let metrics = &self.parts.sidecar.metrics.runtime;
             metrics.policies_loaded(&metadata.name, &metadata.namespace);
         }
-        self.set_facts(|facts| facts.resiliencies = names);
+        self.parts.sidecar.set_facts(|facts| facts.resiliencies = names);
     }
 
-    async fn configure(&mut self, configuration: Configuration) {
-        match self.parts.configuration.apply(configuration) {
-            Ok(Effect::Applied) => tracing::info!("the Configuration has changed and is in force"),
-            Ok(Effect::NeedsRestart) => {
-                tracing::info!(
-                    "the Configuration has changed in something that needs a new start of the runtime, which follows"
-                );
-                return self.parts.sidecar.shutdown.request_restart();
+    async fn configure(&mut self, configuration: Configuration) -> Effect {
+        let effect = match self.parts.configuration.apply(configuration).await {
+            Ok(effect) => {
+                tracing::info!("the Configuration has changed and is in force");
+                effect
             }
             Err(error) => {
-                return tracing::error!(
-                    "the Configuration could not be reloaded, it stays as it was: {error}"
-                );
+                tracing::error!("the Configuration could not be reloaded, it stays as it was: {error}");
+                return Effect::Applied;
             }
-        }
+        };
         // The deny list may forbid what is loaded, or allow what was not.
         for component in self.known.components.clone() {
             let name = component.metadata.name.as_str();
@@ -368,12 +370,6 @@ impl Reloader {
             }
         }
         self.take_up_actor_stores().await;
-    }
-
-    fn set_facts(&self, change: impl FnOnce(&mut StaticMetadata)) {
-        let facts = &self.parts.sidecar.facts;
-        let mut changed = StaticMetadata::clone(&facts.load());
-        change(&mut changed);
-        facts.store(Arc::new(changed));
+        effect
     }
 }

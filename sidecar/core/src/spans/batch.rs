@@ -25,21 +25,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Where spans wait.
 pub(super) struct Queue {
     sender: mpsc::Sender<Span>,
-    dropped: AtomicU64,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Queue {
-    pub(super) const fn new(sender: mpsc::Sender<Span>) -> Self {
+    pub(super) fn new(sender: mpsc::Sender<Span>) -> Self {
         Self {
             sender,
-            dropped: AtomicU64::new(0),
+            dropped: Arc::default(),
         }
     }
 
     /// How many were dropped since it was last told.
-    #[cfg(test)]
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        self.dropped.clone()
     }
 
     /// Never waits.
@@ -81,7 +80,7 @@ impl Exporter {
 /// The task.
 pub(super) struct Worker {
     spans: mpsc::Receiver<Span>,
-    queue: Arc<Queue>,
+    dropped: Arc<AtomicU64>,
     exporters: Vec<Exporter>,
     resource: Resource,
 }
@@ -89,19 +88,19 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) const fn new(
         spans: mpsc::Receiver<Span>,
-        queue: Arc<Queue>,
+        dropped: Arc<AtomicU64>,
         exporters: Vec<Exporter>,
         resource: Resource,
     ) -> Self {
         Self {
             spans,
-            queue,
+            dropped,
             exporters,
             resource,
         }
     }
 
-    /// Sends batches until `shutdown`, then what is left.
+    /// Sends batches until `shutdown` or until there is nobody who could make spans, then what is left.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let mut batch = Vec::new();
         loop {
@@ -178,7 +177,7 @@ impl Worker {
     }
 
     fn tell_dropped(&self) {
-        let dropped = self.queue.dropped.swap(0, Ordering::Relaxed);
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             tracing::warn!(
                 target: "dapr.runtime.trace",

@@ -1,11 +1,15 @@
+use std::sync::atomic::Ordering;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 
 use super::*;
 
 fn span() -> Span {
-    let queue = batch::Queue::new(mpsc::channel(1).0);
-    let spans = Spans(Some(Arc::new(queue)));
+    span_of(&Spans(Some(Arc::new(batch::Queue::new(mpsc::channel(1).0)))))
+}
+
+fn span_of(spans: &Spans) -> Span {
     let context = TraceContext::new_root(1.0);
     let parent = TraceContext {
         span_id: [7; 8],
@@ -106,8 +110,39 @@ async fn a_full_queue_drops_spans_and_counts_them() {
     let (sender, mut receiver) = mpsc::channel(1);
     let spans = Spans(Some(Arc::new(batch::Queue::new(sender))));
     for _ in 0..3 {
-        spans.end(span());
+        span_of(&spans).end();
     }
-    assert_eq!(spans.0.as_ref().unwrap().dropped(), 2);
+    assert_eq!(spans.0.as_ref().unwrap().dropped().load(Ordering::Relaxed), 2);
     assert!(receiver.recv().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn exporters_that_a_change_replaces_send_what_they_have_and_end() {
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let stdout = TracingSpec {
+        stdout: true,
+        ..TracingSpec::default()
+    };
+    let environment = Environment::from_os(Vec::<(std::ffi::OsString, std::ffi::OsString)>::new());
+    let roots = SystemRoots::default();
+    let start = || Spans::start(&stdout, "app", &environment, &roots, &shutdown, &tasks).unwrap();
+    let tracing = crate::sidecar::Tracing::new(None, start());
+    let under_way = span_of(&tracing.spans());
+    let old = tracing.spans();
+    tracing.set(None, start());
+    tasks.close();
+    assert_eq!(tasks.len(), 2);
+    let sent_to = old.0.as_ref().map(Arc::downgrade).unwrap();
+    drop(old);
+    assert!(
+        sent_to.upgrade().is_some(),
+        "a span under way keeps its exporters"
+    );
+    under_way.end();
+    assert!(sent_to.upgrade().is_none());
+    while tasks.len() == 2 {
+        tokio::task::yield_now().await;
+    }
+    shutdown.cancel();
+    tasks.wait().await;
 }

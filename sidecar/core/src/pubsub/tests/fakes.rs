@@ -225,7 +225,7 @@ impl World {
             policies: Arc::new(ComponentPolicies::new(policies)),
             identity,
             app: None,
-            tracing: Tracing(None, Spans::default()),
+            tracing: Tracing::new(None, Spans::default()),
             ask_app: false,
         });
         let world = Self {
