@@ -4,27 +4,21 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+#[path = "server_faults/servers.rs"]
+#[allow(dead_code, reason = "shared with the tests of faults, which use more of it")]
+mod servers;
+#[path = "outbox/stores.rs"]
+mod stores;
+
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use outrigger_e2e::ask::{ask, text};
+use outrigger_e2e::ask::{SOON, ask, soon, text};
 use outrigger_e2e::http::app::FakeApp;
 use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::{Daprd, DaprdOptions, RedisServer};
 use outrigger_e2e::sdk::component;
 use serde_json::{Value, json};
-
-/// Far beyond what a busy machine needs.
-const SOON: Duration = Duration::from_secs(60);
-
-async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within {SOON:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 fn store(kind: &str, place: (&str, &str)) -> String {
     component(
