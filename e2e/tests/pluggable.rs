@@ -5,25 +5,15 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
-use outrigger_e2e::ask::{ask, assert_calm, get, text};
+use outrigger_e2e::ask::{ask, assert_calm, get, soon, text};
 use outrigger_e2e::http::app::FakeApp;
 use outrigger_e2e::process::{Daprd, DaprdOptions, Program, Running};
 use outrigger_e2e::sdk::component;
+use outrigger_proto::common::v1::StateItem;
+use outrigger_proto::runtime::v1::{DeleteBulkStateRequest, QueryStateRequest, SaveStateRequest};
 use serde_json::{Value, json};
-
-/// Far beyond what a busy machine needs.
-const SOON: Duration = Duration::from_secs(60);
-
-async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !done().await {
-        assert!(Instant::now() < deadline, "{what}: not within {SOON:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 async fn process(dir: &Path, socket: &Path) -> Running {
     let path = Path::new(env!("CARGO_BIN_EXE_pluggable-component"));
@@ -37,28 +27,11 @@ async fn process(dir: &Path, socket: &Path) -> Running {
     running
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let sockets = dir.path().join("sockets");
-    std::fs::create_dir(&sockets).unwrap();
-    std::fs::write(sockets.join("note.txt"), "no socket").unwrap();
-    let socket = sockets.join("mine.sock");
-    let mut running = process(dir.path(), &socket).await;
-    let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
-                "body": r#"[{"pubsubname": "bus", "topic": "news", "route": "/news"}]"#},
-            {"path": "/in", "method": "POST", "status": 200, "headers": {"content-type": "application/json"}, "body": "\"answered\""},
-            {"path": "/news", "status": 500},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
-    );
-    let options = DaprdOptions {
+/// A sidecar with one component of each kind of the process at the socket.
+fn plugged(socket: &Path, app: Option<&FakeApp>) -> DaprdOptions {
+    DaprdOptions {
         app_id: "plugged".into(),
-        app_port: Some(app.port()),
+        app_port: app.map(FakeApp::port),
         resources: vec![
             component(
                 "vault",
@@ -72,18 +45,47 @@ async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
         ],
         env: vec![(
             "DAPR_COMPONENTS_SOCKETS_FOLDER".into(),
-            sockets.display().to_string(),
+            socket.parent().unwrap().display().to_string(),
         )],
         ..Default::default()
-    };
-    let mut sidecar = Daprd::start_ready(&options, &dir.path().join("sidecar")).await;
+    }
+}
+
+/// The place of a socket, in a folder of its own.
+fn place(dir: &Path) -> PathBuf {
+    let sockets = dir.join("sockets");
+    std::fs::create_dir(&sockets).unwrap();
+    sockets.join("mine.sock")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = place(dir.path());
+    std::fs::write(socket.with_extension("txt"), "no socket").unwrap();
+    let mut running = process(dir.path(), &socket).await;
+    let app = FakeApp::start("app").await;
+    app.set_standing(
+        serde_json::from_value(json!([
+            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
+                "body": r#"[{"pubsubname": "bus", "topic": "news", "route": "/news"}]"#},
+            {"path": "/in", "method": "POST", "status": 200, "headers": {"content-type": "application/json"}, "body": "\"answered\""},
+            {"path": "/news", "status": 500},
+            {"path": "*", "status": 200},
+        ]))
+        .unwrap(),
+    );
+    let mut sidecar = Daprd::start_ready(&plugged(&socket, Some(&app)), &dir.path().join("sidecar")).await;
     let port = sidecar.http_port();
     let metadata = get(port, "/v1.0/metadata").await;
     let metadata: Value = serde_json::from_slice(&metadata.body).unwrap();
     let loaded = metadata["components"].as_array().unwrap();
     assert_eq!(loaded.len(), 5, "{metadata}");
     let store = loaded.iter().find(|one| one["name"] == "store").unwrap();
-    assert_eq!(store["capabilities"], json!(["ETAG", "TRANSACTIONAL", "ACTOR"]));
+    assert_eq!(
+        store["capabilities"],
+        json!(["ETAG", "TRANSACTIONAL", "TTL", "QUERY_API", "ACTOR"])
+    );
 
     // Secrets: properties arrive with their placeholders replaced.
     let secret = get(port, "/v1.0/secrets/vault/who").await;
@@ -137,9 +139,6 @@ async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
         (&json!(2), &json!(3)),
         "{bulk}"
     );
-    let query = ask(port, "POST", "/v1.0-alpha1/state/store/query", b"{}").await;
-    assert_eq!(query.status, 500, "it says that it cannot be queried");
-
     // Bindings: an answer, a failure, an operation it does not have; events and what the app answers to them.
     let invoke = async |operation: &str| {
         let body = json!({"operation": operation, "data": "hello"}).to_string();
@@ -202,21 +201,189 @@ async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_component_that_refuses_its_settings_stops_the_start_with_its_words() {
     let dir = tempfile::tempdir().unwrap();
-    let sockets = dir.path().join("sockets");
-    std::fs::create_dir(&sockets).unwrap();
-    let socket = sockets.join("mine.sock");
+    let socket = place(dir.path());
     let _running = process(dir.path(), &socket).await;
     let options = DaprdOptions {
-        app_id: "refused".into(),
         resources: vec![component("store", "state.mine", &[("refuse", "no such colour")])],
-        env: vec![(
-            "DAPR_COMPONENTS_SOCKETS_FOLDER".into(),
-            sockets.display().to_string(),
-        )],
-        ..Default::default()
+        ..plugged(&socket, None)
     };
     let mut sidecar = Daprd::start(&options, &dir.path().join("sidecar"));
     soon("the sidecar ends", async || sidecar.process().exited().is_some()).await;
     let log = sidecar.process().log();
     assert!(log.contains("no such colour"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_limits_bulks_and_queries_of_a_pluggable_component_are_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = place(dir.path());
+    let _running = process(dir.path(), &socket).await;
+    let app = FakeApp::start("app").await;
+    app.set_standing(
+        serde_json::from_value(json!([
+            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
+                "body": r#"[{"pubsubname": "bus", "topic": "news", "route": "/news"}]"#},
+            {"path": "*", "status": 200},
+        ]))
+        .unwrap(),
+    );
+    let mut sidecar = Daprd::start_ready(&plugged(&socket, Some(&app)), &dir.path().join("sidecar")).await;
+    let port = sidecar.http_port();
+    let mut client = sidecar.grpc_client().await;
+    let post = async |path: &str, body: Value| {
+        let answer = ask(port, "POST", path, body.to_string().as_bytes()).await;
+        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        (answer.status, body)
+    };
+    const RICH: &str = "api error: code = AlreadyExists desc = worded by the component";
+
+    // An error that the component words: its status, and its text in ours.
+    let (status, error) = post("/v1.0/state/store", json!([{"key": "rich", "value": 1}])).await;
+    assert_eq!(status, 418, "{error}");
+    assert_eq!(
+        error,
+        json!({"errorCode": "ERR_STATE_SAVE", "message": format!("failed saving state in state store store: {RICH}")})
+    );
+    let item = StateItem {
+        key: "rich".into(),
+        value: "1".into(),
+        ..Default::default()
+    };
+    let request = SaveStateRequest {
+        store_name: "store".into(),
+        states: vec![item],
+    };
+    let refused = client.save_state(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+    let (status, error) = post("/v1.0/publish/bus/rich", json!(1)).await;
+    assert_eq!(
+        (status, &error["errorCode"], &error["message"]),
+        (
+            500,
+            &json!("ERR_PUBSUB_PUBLISH_MESSAGE"),
+            &json!(format!(
+                "error when publishing to topic rich in pubsub bus: {RICH}"
+            ))
+        )
+    );
+    let (status, error) = post("/v1.0/bindings/out", json!({"operation": "rich"})).await;
+    assert_eq!(
+        (status, &error["message"]),
+        (500, &json!(format!("error invoking output binding out: {RICH}")))
+    );
+
+    // ETags, rows, limits.
+    let (status, error) = post(
+        "/v1.0/state/store",
+        json!([{"key": "a", "value": 1, "etag": "x"}]),
+    )
+    .await;
+    assert_eq!(status, 400, "{error}");
+    assert_eq!(
+        error["message"],
+        "failed saving state in state store store: invalid etag value: no number"
+    );
+    let people = json!([
+        {"key": "ann", "value": {"name": "Ann", "city": "Rome", "age": 1}},
+        {"key": "bob", "value": {"name": "Bob", "city": "Oslo", "age": 2}},
+        {"key": "cid", "value": {"name": "Cid", "city": "Rome", "age": 3}},
+    ]);
+    assert_eq!(post("/v1.0/state/store", people).await.0, 204);
+    let delete = |keys: &[&str]| DeleteBulkStateRequest {
+        store_name: "store".into(),
+        states: keys
+            .iter()
+            .map(|&key| StateItem {
+                key: key.into(),
+                ..Default::default()
+            })
+            .collect(),
+    };
+    let refused = client.delete_bulk_state(delete(&["x", "y"])).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (
+            tonic::Code::Internal,
+            "failed deleting state in state store store: delete affected only 0 rows, expected 2"
+        )
+    );
+    let remove = |key: &str| json!({"operation": "delete", "request": {"key": key}});
+    let many = json!({"operations": [remove("1"), remove("2"), remove("3"), remove("4")]});
+    let (status, error) = post("/v1.0/state/store/transaction", many).await;
+    assert_eq!(
+        (status, &error["errorCode"]),
+        (400, &json!("ERR_STATE_STORE_TOO_MANY_TRANSACTIONS")),
+        "{error}"
+    );
+
+    // Queries: filter, order, pages.
+    let query = "/v1.0-alpha1/state/store/query";
+    let (status, found) = post(
+        query,
+        json!({"filter": {"EQ": {"city": "Rome"}}, "sort": [{"key": "age", "order": "DESC"}]}),
+    )
+    .await;
+    assert_eq!(status, 200, "{found}");
+    let keys = |found: &Value| -> Vec<String> {
+        let results = found["results"].as_array().unwrap().iter();
+        results
+            .map(|one| one["key"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(keys(&found), ["cid", "ann"]);
+    assert_eq!(
+        found["results"][0]["data"],
+        json!({"name": "Cid", "city": "Rome", "age": 3})
+    );
+    assert!(found["results"][0]["etag"].is_string(), "{found}");
+    let page = json!({"sort": [{"key": "age"}], "page": {"limit": 1, "token": "1"}});
+    let (_, found) = post(query, page).await;
+    assert_eq!(
+        (keys(&found), &found["token"]),
+        (vec!["bob".to_owned()], &json!("2"))
+    );
+    let request = QueryStateRequest {
+        store_name: "store".into(),
+        query: json!({"filter": {"EQ": {"name": "Bob"}}}).to_string(),
+        ..Default::default()
+    };
+    let found = client.query_state_alpha1(request).await.unwrap().into_inner();
+    assert_eq!((found.results.len(), found.results[0].key.as_str()), (1, "bob"));
+    let (status, error) = post(query, json!({"filter": {"GT": {"age": 1}}})).await;
+    assert_eq!(status, 500);
+    assert!(
+        error["message"].as_str().unwrap().contains("no filter GT"),
+        "{error}"
+    );
+
+    // Bulks: what fails is named, the rest arrives.
+    let entries = json!([
+        {"entryId": "1", "event": "one", "contentType": "text/plain"},
+        {"entryId": "2", "event": "two", "contentType": "text/plain", "metadata": {"bad": "yes"}},
+        {"entryId": "3", "event": "three", "contentType": "text/plain"},
+    ]);
+    let (status, failed) = post("/v1.0/publish/bulk/bus/news", entries).await;
+    assert_eq!(status, 500);
+    assert_eq!(
+        failed,
+        json!({"failedEntries": [{"entryId": "2", "error": "it is bad"}], "errorCode": "ERR_PUBSUB_PUBLISH_MESSAGE"})
+    );
+    let mut data = Vec::new();
+    soon("the others arrive", async || {
+        let calls = app.take_calls().into_iter().filter(|call| call.path == "/news");
+        data.extend(calls.map(|call| {
+            let event: Value = serde_json::from_slice(&call.body).unwrap();
+            event["data"].clone()
+        }));
+        data.len() >= 2
+    })
+    .await;
+    assert_eq!(data, ["one", "three"]);
+    let all = get(port, "/v1.0/secrets/vault/bulk").await;
+    let all: Value = serde_json::from_slice(&all.body).unwrap();
+    assert_eq!(
+        all,
+        json!({"password": {"password": "hidden"}, "who": {"who": "plugged"}})
+    );
+    assert_calm(&mut sidecar).await;
 }

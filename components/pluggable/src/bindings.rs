@@ -66,7 +66,7 @@ impl OutputBinding for Output {
     }
 
     async fn invoke(&self, request: InvokeRequest) -> Result<Option<InvokeResponse>, InvokeError> {
-        let failed = |status: Status| InvokeError::new(error::text(&status));
+        let failed = |status: Status| InvokeError::new(error::component(&status).0);
         let connection = self.link.connection().await.map_err(failed)?;
         let request = wire::InvokeRequest {
             data: request.data,

@@ -16,8 +16,9 @@ pub(crate) fn text(status: &Status) -> String {
     )
 }
 
+/// The failure of a call; one that the component words for callers itself is told in its words.
 pub(crate) fn component(status: &Status) -> ComponentError {
-    ComponentError::new(text(status))
+    ComponentError::new(rich(status).map_or_else(|| text(status), |error| error.to_string()))
 }
 
 /// The one detail of a status, if it is of this type.
@@ -78,7 +79,7 @@ fn rich(status: &Status) -> Option<ApiError> {
     let http = info.metadata.get("http_code").and_then(|code| code.parse().ok());
     let code = GrpcCode::from_i32(status.code().into());
     Some(ApiError::rich(
-        // The reason stands in for the component's tag: only our own tags are known.
+        // Every API has a code of its own, so that the component's (`tag`) is seen by nobody.
         None,
         http.unwrap_or(500),
         code,

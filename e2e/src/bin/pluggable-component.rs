@@ -14,11 +14,17 @@ use outrigger_proto::components::v1 as wire;
 use outrigger_proto::components::v1::input_binding_server::{InputBinding, InputBindingServer};
 use outrigger_proto::components::v1::output_binding_server::{OutputBinding, OutputBindingServer};
 use outrigger_proto::components::v1::pub_sub_server::{PubSub, PubSubServer};
+use outrigger_proto::components::v1::queriable_state_store_server::{
+    QueriableStateStore, QueriableStateStoreServer,
+};
 use outrigger_proto::components::v1::secret_store_server::{SecretStore, SecretStoreServer};
 use outrigger_proto::components::v1::state_store_server::{StateStore, StateStoreServer};
 use outrigger_proto::components::v1::transactional_state_operation::Request as Operation;
 use outrigger_proto::components::v1::transactional_state_store_server::{
     TransactionalStateStore, TransactionalStateStoreServer,
+};
+use outrigger_proto::components::v1::transactional_store_multi_max_size_server::{
+    TransactionalStoreMultiMaxSize, TransactionalStoreMultiMaxSizeServer,
 };
 use outrigger_proto::google::rpc;
 use outrigger_proto::grpc::reflection::v1alpha as reflection;
@@ -75,23 +81,47 @@ impl Component {
     }
 }
 
-fn mismatch() -> Status {
+/// A status with one detail.
+fn detailed(code: Code, message: &str, kind: &str, detail: &impl prost::Message) -> Status {
+    let details = rpc::Status {
+        details: vec![prost_types::Any {
+            type_url: format!("type.googleapis.com/google.rpc.{kind}"),
+            value: detail.encode_to_vec(),
+        }],
+        ..Default::default()
+    };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+/// What is wrong with an ETag.
+fn etag(code: Code, what: &str) -> Status {
     let detail = rpc::BadRequest {
         field_violations: vec![rpc::bad_request::FieldViolation {
             field: "etag".into(),
-            description: "another writer was first".into(),
+            description: what.into(),
             ..Default::default()
         }],
     };
-    let details = rpc::Status {
-        code: 9,
-        message: String::new(),
-        details: vec![prost_types::Any {
-            type_url: "type.googleapis.com/google.rpc.BadRequest".into(),
-            value: detail.encode_to_vec(),
-        }],
+    detailed(code, "etag", "BadRequest", &detail)
+}
+
+/// An ErrorInfo with metadata.
+fn informed(code: Code, message: &str, metadata: &[(&str, &str)]) -> Status {
+    let pairs = metadata
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let detail = rpc::ErrorInfo {
+        reason: "MINE".into(),
+        domain: "dapr.io".into(),
+        metadata: pairs.collect(),
     };
-    Status::with_details(Code::FailedPrecondition, "etag", details.encode_to_vec().into())
+    detailed(code, message, "ErrorInfo", &detail)
+}
+
+/// An error that says what callers are to get.
+fn rich() -> Status {
+    let metadata = [("kit_error", "true"), ("http_code", "418"), ("tag", "ERR_MINE")];
+    informed(Code::AlreadyExists, "worded by the component", &metadata)
 }
 
 impl Instance {
@@ -100,10 +130,16 @@ impl Instance {
             .rows
             .get(&request.key)
             .map(|(_, version)| version.to_string());
-        if let Some(etag) = request.etag
-            && Some(&etag.value) != now.as_ref()
+        if request.key.ends_with("rich") {
+            return Err(rich());
+        }
+        if let Some(given) = request.etag
+            && Some(&given.value) != now.as_ref()
         {
-            return Err(mismatch());
+            return Err(match given.value.parse::<u64>() {
+                Ok(_) => etag(Code::FailedPrecondition, "another writer was first"),
+                Err(_) => etag(Code::InvalidArgument, "no number"),
+            });
         }
         self.version += 1;
         self.rows.insert(request.key, (request.value, self.version));
@@ -111,24 +147,37 @@ impl Instance {
     }
 }
 
-#[tonic::async_trait]
-impl StateStore for Component {
-    async fn init(
-        &self,
-        request: Request<wire::InitRequest>,
-    ) -> Result<Response<wire::InitResponse>, Status> {
-        self.start(&request, request.get_ref().metadata.clone())?;
-        Ok(Response::new(Default::default()))
-    }
+/// A service of the component: what all of them have, then its own calls.
+macro_rules! serve {
+    ($service:ident, $init:ident -> $initialised:ident $(, features: $features:expr)?; $($calls:tt)*) => {
+        #[tonic::async_trait]
+        impl $service for Component {
+            async fn init(
+                &self,
+                request: Request<wire::$init>,
+            ) -> Result<Response<wire::$initialised>, Status> {
+                self.start(&request, request.get_ref().metadata.clone())?;
+                Ok(Response::new(Default::default()))
+            }
 
-    async fn features(
-        &self,
-        _: Request<wire::FeaturesRequest>,
-    ) -> Result<Response<wire::FeaturesResponse>, Status> {
-        Ok(Response::new(wire::FeaturesResponse {
-            features: vec!["ETAG".into(), "TRANSACTIONAL".into()],
-        }))
-    }
+            $(
+                async fn features(
+                    &self,
+                    _: Request<wire::FeaturesRequest>,
+                ) -> Result<Response<wire::FeaturesResponse>, Status> {
+                    let features: &[&str] = &$features;
+                    let features = features.iter().map(|&name| name.to_owned()).collect();
+                    Ok(Response::new(wire::FeaturesResponse { features }))
+                }
+            )?
+
+            $($calls)*
+        }
+    };
+}
+
+serve! {
+    StateStore, InitRequest -> InitResponse, features: ["ETAG", "TRANSACTIONAL", "TTL", "QUERY_API"];
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::GetResponse>, Status> {
         let found = self.with(&request, |instance| {
@@ -180,6 +229,24 @@ impl StateStore for Component {
         Ok(Response::new(wire::BulkGetResponse { items }))
     }
 
+    /// Fails if a key is not there, after it has removed the others.
+    async fn bulk_delete(
+        &self,
+        request: Request<wire::BulkDeleteRequest>,
+    ) -> Result<Response<wire::BulkDeleteResponse>, Status> {
+        let items = &request.get_ref().items;
+        let affected = self.with(&request, |instance| {
+            let removed = items.iter().filter(|item| instance.rows.remove(&item.key).is_some());
+            removed.count()
+        })?;
+        if affected == items.len() {
+            return Ok(Response::new(Default::default()));
+        }
+        let (expected, affected) = (items.len().to_string(), affected.to_string());
+        let metadata = [("expected", expected.as_str()), ("affected", affected.as_str())];
+        Err(informed(Code::Internal, "rows", &metadata))
+    }
+
     async fn bulk_set(
         &self,
         request: Request<wire::BulkSetRequest>,
@@ -213,30 +280,115 @@ impl TransactionalStateStore for Component {
 }
 
 #[tonic::async_trait]
-impl PubSub for Component {
-    async fn init(
+impl TransactionalStoreMultiMaxSize for Component {
+    async fn multi_max_size(
         &self,
-        request: Request<wire::PubSubInitRequest>,
-    ) -> Result<Response<wire::PubSubInitResponse>, Status> {
-        self.start(&request, request.get_ref().metadata.clone())?;
-        Ok(Response::new(Default::default()))
+        _: Request<wire::MultiMaxSizeRequest>,
+    ) -> Result<Response<wire::MultiMaxSizeResponse>, Status> {
+        Ok(Response::new(wire::MultiMaxSizeResponse { max_size: 3 }))
     }
+}
 
-    async fn features(
+/// What a filter compares: `{"EQ": {"name": value}}`.
+fn wanted(query: &wire::Query) -> Result<Option<(String, serde_json::Value)>, Status> {
+    let Some(filter) = query.filter.get("EQ") else {
+        return match query.filter.keys().next() {
+            Some(other) => Err(Status::invalid_argument(format!("no filter {other}"))),
+            None => Ok(None),
+        };
+    };
+    let pairs: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&filter.value).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    Ok(pairs.into_iter().next())
+}
+
+#[tonic::async_trait]
+impl QueriableStateStore for Component {
+    async fn query(
         &self,
-        _: Request<wire::FeaturesRequest>,
-    ) -> Result<Response<wire::FeaturesResponse>, Status> {
-        Ok(Response::new(Default::default()))
+        request: Request<wire::QueryRequest>,
+    ) -> Result<Response<wire::QueryResponse>, Status> {
+        let query = request.get_ref().query.clone().unwrap_or_default();
+        let wanted = wanted(&query)?;
+        let rows = self.with(&request, |instance| instance.rows.clone())?;
+        let read = |data: &[u8]| serde_json::from_slice::<serde_json::Value>(data).unwrap_or_default();
+        let mut found: Vec<_> = rows
+            .into_iter()
+            .filter(|(_, (data, _))| {
+                wanted
+                    .as_ref()
+                    .is_none_or(|(name, value)| read(data)[name] == *value)
+            })
+            .collect();
+        if let Some(sort) = query.sort.first() {
+            found.sort_by_key(|(_, (data, _))| read(data)[&sort.key].to_string());
+            if sort.order() == wire::sorting::Order::Desc {
+                found.reverse();
+            }
+        }
+        let page = query.pagination.unwrap_or_default();
+        let (from, limit) = (
+            page.token.parse().unwrap_or(0),
+            usize::try_from(page.limit).unwrap_or(0),
+        );
+        let limit = if limit == 0 { found.len() } else { limit };
+        let item = |(key, (data, version)): (String, (bytes::Bytes, u64))| wire::QueryItem {
+            key,
+            data,
+            etag: Some(wire::Etag {
+                value: version.to_string(),
+            }),
+            ..Default::default()
+        };
+        Ok(Response::new(wire::QueryResponse {
+            items: found.into_iter().skip(from).take(limit).map(item).collect(),
+            token: (from + limit).to_string(),
+            metadata: request.get_ref().metadata.clone(),
+        }))
     }
+}
+
+serve! {
+    PubSub, PubSubInitRequest -> PubSubInitResponse, features: ["BULK_PUBSUB"];
 
     async fn publish(
         &self,
         request: Request<wire::PublishRequest>,
     ) -> Result<Response<wire::PublishResponse>, Status> {
         self.with(&request, |_| ())?;
+        if request.get_ref().topic == "rich" {
+            return Err(rich());
+        }
         // Nobody may be there to get it.
         let _ = self.messages.send(request.into_inner());
         Ok(Response::new(Default::default()))
+    }
+
+    /// Takes all but those that are bad.
+    async fn bulk_publish(
+        &self,
+        request: Request<wire::BulkPublishRequest>,
+    ) -> Result<Response<wire::BulkPublishResponse>, Status> {
+        self.with(&request, |_| ())?;
+        let request = request.into_inner();
+        let mut failed_entries = Vec::new();
+        for entry in request.entries {
+            if entry.metadata.contains_key("bad") {
+                failed_entries.push(wire::BulkPublishResponseFailedEntry {
+                    entry_id: entry.entry_id,
+                    error: "it is bad".into(),
+                });
+                continue;
+            }
+            let _ = self.messages.send(wire::PublishRequest {
+                data: entry.event,
+                topic: request.topic.clone(),
+                metadata: entry.metadata,
+                content_type: entry.content_type,
+                ..Default::default()
+            });
+        }
+        Ok(Response::new(wire::BulkPublishResponse { failed_entries }))
     }
 
     async fn pull_messages(
@@ -259,8 +411,9 @@ impl PubSub for Component {
                     let event = wire::PullMessagesResponse {
                         data: message.data.clone(),
                         topic_name: topic.clone(),
+                        metadata: message.metadata.clone(),
+                        content_type: message.content_type.clone(),
                         id: number.to_string(),
-                        ..Default::default()
                     };
                     if sender.send(Ok(event)).await.is_err() {
                         return;
@@ -278,22 +431,8 @@ impl PubSub for Component {
     }
 }
 
-#[tonic::async_trait]
-impl SecretStore for Component {
-    async fn init(
-        &self,
-        request: Request<wire::SecretStoreInitRequest>,
-    ) -> Result<Response<wire::SecretStoreInitResponse>, Status> {
-        self.start(&request, request.get_ref().metadata.clone())?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn features(
-        &self,
-        _: Request<wire::FeaturesRequest>,
-    ) -> Result<Response<wire::FeaturesResponse>, Status> {
-        Ok(Response::new(Default::default()))
-    }
+serve! {
+    SecretStore, SecretStoreInitRequest -> SecretStoreInitResponse, features: [];
 
     async fn get(
         &self,
@@ -322,22 +461,15 @@ impl SecretStore for Component {
     }
 }
 
-#[tonic::async_trait]
-impl OutputBinding for Component {
-    async fn init(
-        &self,
-        request: Request<wire::OutputBindingInitRequest>,
-    ) -> Result<Response<wire::OutputBindingInitResponse>, Status> {
-        self.start(&request, request.get_ref().metadata.clone())?;
-        Ok(Response::new(Default::default()))
-    }
+serve! {
+    OutputBinding, OutputBindingInitRequest -> OutputBindingInitResponse;
 
     async fn list_operations(
         &self,
         _: Request<wire::ListOperationsRequest>,
     ) -> Result<Response<wire::ListOperationsResponse>, Status> {
         Ok(Response::new(wire::ListOperationsResponse {
-            operations: vec!["echo".into(), "fail".into()],
+            operations: ["echo", "fail", "rich"].map(str::to_owned).to_vec(),
         }))
     }
 
@@ -347,8 +479,10 @@ impl OutputBinding for Component {
     ) -> Result<Response<wire::InvokeResponse>, Status> {
         self.with(&request, |_| ())?;
         let request = request.into_inner();
-        if request.operation == "fail" {
-            return Err(Status::unavailable("as you wish"));
+        match request.operation.as_str() {
+            "fail" => return Err(Status::unavailable("as you wish")),
+            "rich" => return Err(rich()),
+            _ => {}
         }
         Ok(Response::new(wire::InvokeResponse {
             data: request.data,
@@ -358,15 +492,8 @@ impl OutputBinding for Component {
     }
 }
 
-#[tonic::async_trait]
-impl InputBinding for Component {
-    async fn init(
-        &self,
-        request: Request<wire::InputBindingInitRequest>,
-    ) -> Result<Response<wire::InputBindingInitResponse>, Status> {
-        self.start(&request, request.get_ref().metadata.clone())?;
-        Ok(Response::new(Default::default()))
-    }
+serve! {
+    InputBinding, InputBindingInitRequest -> InputBindingInitResponse;
 
     /// Sends one event, and what the app answered as the next one.
     async fn read(
@@ -460,6 +587,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
                     Some("StateStore") => StateStoreServer::new(component).call(request).await,
                     Some("TransactionalStateStore") => {
                         TransactionalStateStoreServer::new(component).call(request).await
+                    }
+                    Some("TransactionalStoreMultiMaxSize") => {
+                        TransactionalStoreMultiMaxSizeServer::new(component)
+                            .call(request)
+                            .await
+                    }
+                    Some("QueriableStateStore") => {
+                        QueriableStateStoreServer::new(component).call(request).await
                     }
                     Some("PubSub") => PubSubServer::new(component).call(request).await,
                     Some("SecretStore") => SecretStoreServer::new(component).call(request).await,
