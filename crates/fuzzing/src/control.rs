@@ -10,7 +10,7 @@ use outrigger_identity::SpiffeId;
 use outrigger_placement::authorise::Peer;
 use outrigger_placement::hub::Hub;
 use outrigger_placement::namespace::{Effect, Ending};
-use outrigger_placement::{Settings, StreamId};
+use outrigger_placement::{Settings, Speaks, StreamId};
 use outrigger_proto::placement::v1::Host;
 use outrigger_resources::AccessControl;
 use outrigger_resources::access_control::Caller;
@@ -141,7 +141,8 @@ pub(crate) fn placement(mut input: &[u8]) {
         let at = usize::from(order & 3).min(2);
         now += Duration::from_millis(u64::from(order >> 3) * 100);
         let opened = *streams[at].get_or_insert_with(|| {
-            let opened = hub.open(now, Peer::Unknown, at == 0);
+            let speaks = if at == 0 { Speaks::OURS } else { Speaks::DAPR };
+            let opened = hub.open(now, Peer::Unknown, speaks);
             opened.expect("the hub leads and has room").id
         });
         if order & 4 != 0 {

@@ -411,7 +411,22 @@ impl HttpBody for Leased {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use outrigger_identity::{ControlPlane, PeerIdentity, Security, SpiffeId};
+    use outrigger_resiliency::Resiliency;
+    use outrigger_resources::AccessControl;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
+    use crate::Identity;
+    use crate::invoke::access::AccessMetrics;
+    use crate::invoke::peer::Peers;
+    use crate::invoke::resolve::Addresses;
+    use crate::invoke::{Endpoints, InvokerParts};
+    use crate::metrics::RuntimeMetrics;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| {
@@ -451,6 +466,74 @@ mod tests {
         assert_eq!(found, trailers);
         let failed = classify(Ok(ProxyAnswer::Status(found)));
         assert!(failed.is_err_and(|failure| failure.code == Some(5) && !failure.permanent));
+    }
+
+    /// A sidecar without an app.
+    fn invoker() -> Invoker {
+        let control_plane = ControlPlane::new("cluster.local", "dapr-system").unwrap();
+        let text = |text: &str| text.into();
+        Invoker::new(InvokerParts {
+            identity: Identity {
+                app_id: text("callee"),
+                namespace: text("default"),
+                raw_namespace: text(""),
+                host_address: text("127.0.0.1"),
+                hostname: text("here"),
+            },
+            app: None,
+            addresses: Addresses::default(),
+            peers: Arc::new(Peers::new(
+                Security::disabled(control_plane),
+                TaskTracker::new(),
+                CancellationToken::new(),
+                Duration::from_secs(1),
+            )),
+            endpoints: Endpoints::new(),
+            resiliency: Resiliency::default(),
+            internal_port: 0,
+            max_message: 1 << 20,
+            metrics: RuntimeMetrics::default(),
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn rules_decide_about_the_path_as_the_app_would_get_it() {
+        let spec = serde_json::from_value(serde_json::json!({
+            "defaultAction": "allow",
+            "policies": [{
+                "appId": "web", "namespace": "shop", "trustDomain": "public", "defaultAction": "allow",
+                "operations": [{"name": "/pkg.Svc/Secret", "action": "deny"}],
+            }],
+        }))
+        .unwrap();
+        let rules = AccessControl::new(&spec, false).unwrap();
+        let access = InvokeAccess::new(rules, AccessMetrics::default());
+        let web = PeerCaller::from(&PeerIdentity {
+            id: SpiffeId::parse("spiffe://public/ns/shop/web").unwrap(),
+            chain: Arc::default(),
+        });
+        let invoker = invoker();
+        for (path, code) in [
+            ("/pkg.Svc/Secret", GrpcCode::PermissionDenied),
+            ("/x/../pkg.Svc/Secret", GrpcCode::PermissionDenied),
+            ("//pkg.Svc/./Secret", GrpcCode::PermissionDenied),
+            ("/../pkg.Svc/Secret/", GrpcCode::PermissionDenied),
+            // Allowed, but there is no app.
+            ("/pkg.Svc/Open", GrpcCode::Unavailable),
+            ("/pkg.Svc/Secret/../Open", GrpcCode::Unavailable),
+        ] {
+            let uri = http::Uri::builder()
+                .scheme("http")
+                .authority("x")
+                .path_and_query(path);
+            let mut request = Request::new(Body::Empty);
+            *request.uri_mut() = uri.build().unwrap();
+            *request.headers_mut() = headers(&[("dapr-app-id", "callee")]);
+            request.extensions_mut().insert(web.clone());
+            let answer = invoker.proxy(request, &access, None).await;
+            assert_eq!(answer.err().map(|error| error.code), Some(code), "{path}");
+        }
     }
 
     #[test]
