@@ -5,19 +5,37 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::configuration::{ConfigurationStore as _, Item};
+use outrigger_components_api::pubsub::PubSubFeature;
+use outrigger_components_api::state::StateFeature;
 use outrigger_components_api::testing::{configuration, init_context, lock, pubsub, state};
 use outrigger_components_memory::{InMemoryConfiguration, InMemoryLock, MemoryPubSub, MemoryState};
+
+const FEATURES: [StateFeature; 5] = [
+    StateFeature::Etag,
+    StateFeature::Transactional,
+    StateFeature::Ttl,
+    StateFeature::DeleteWithPrefix,
+    StateFeature::KeysLike,
+];
 
 #[tokio::test(start_paused = true)]
 async fn the_store_keeps_every_promise() {
     let store = Arc::new(MemoryState::new(&init_context("mem", [])));
-    state::suite(store, &state::Traits::all("app1||")).await;
+    state::suite(store, &state::Traits::all("app1||", &FEATURES)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_broker_keeps_every_promise() {
     let broker = Arc::new(MemoryPubSub::new(&init_context("ps", [])));
-    pubsub::suite(broker, "topic-", pubsub::Order::Kept).await;
+    let traits = pubsub::Traits {
+        redelivers: false,
+        ..pubsub::Traits::all(
+            "topic-",
+            pubsub::Order::Kept,
+            &[PubSubFeature::SubscribeWildcards],
+        )
+    };
+    pubsub::suite(broker, traits).await;
 }
 
 #[tokio::test(start_paused = true)]

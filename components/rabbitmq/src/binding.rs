@@ -297,7 +297,7 @@ impl Reader {
 
     async fn prepare(
         &self,
-        live: &Live,
+        live: &Arc<Live>,
     ) -> Result<(TellingChannel, mpsc::UnboundedReceiver<ConsumerMessage>), String> {
         let telling = live.channel().await?;
         self.queue.declare(&telling).await?;
@@ -312,7 +312,7 @@ impl Reader {
 
     async fn consume(
         self: Arc<Self>,
-        live: &Live,
+        live: &Arc<Live>,
         telling: TellingChannel,
         mut messages: mpsc::UnboundedReceiver<ConsumerMessage>,
         stop: &CancellationToken,

@@ -211,7 +211,7 @@ impl Consumer {
     /// Exchange, queue, binding and consumer, on a channel of their own.
     async fn prepare(
         &self,
-        live: &Live,
+        live: &Arc<Live>,
     ) -> Result<(TellingChannel, mpsc::UnboundedReceiver<ConsumerMessage>), String> {
         let options = &self.options;
         let telling = live.channel().await?;

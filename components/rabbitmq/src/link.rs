@@ -44,6 +44,7 @@ pub(crate) struct Live {
     pub(crate) dead: CancellationToken,
     outgoing: mpsc::Sender<Outgoing>,
     declared: Mutex<HashSet<String>>,
+    tasks: TaskTracker,
 }
 
 /// A message to publish.
@@ -105,7 +106,20 @@ impl Link {
     ///
     /// # Errors
     /// Why the broker cannot be reached.
-    pub(crate) async fn live(&self) -> Result<Arc<Live>, String> {
+    pub(crate) async fn live(self: &Arc<Self>) -> Result<Arc<Live>, String> {
+        if self.stop.is_cancelled() {
+            return Err("component is closed".to_owned());
+        }
+        if let Some(live) = self.current.lock().await.as_ref()
+            && !live.dead.is_cancelled()
+        {
+            return Ok(live.clone());
+        }
+        let link = self.clone();
+        whole(&self.tasks, async move { link.make_live().await }).await
+    }
+
+    async fn make_live(&self) -> Result<Arc<Live>, String> {
         let mut current = self.current.lock().await;
         if self.stop.is_cancelled() {
             return Err("component is closed".to_owned());
@@ -167,6 +181,7 @@ impl Link {
             dead,
             outgoing,
             declared: Mutex::default(),
+            tasks: self.tasks.clone(),
         })
     }
 
@@ -186,17 +201,21 @@ impl Live {
     ///
     /// # Errors
     /// As the broker says: it may be there with other properties.
-    pub(crate) async fn declare(&self, exchange: ExchangeDeclareArguments) -> Result<(), String> {
+    pub(crate) async fn declare(self: &Arc<Self>, exchange: ExchangeDeclareArguments) -> Result<(), String> {
         let name = exchange.exchange.clone();
         if self.declared().contains(&name) {
             return Ok(());
         }
-        // On a channel of its own, which a refusal closes.
-        let channel = self.channel().await?;
-        channel.exchange_declare(exchange).await?;
-        channel.close().await;
-        self.declared().insert(name);
-        Ok(())
+        let live = self.clone();
+        let declared = async move {
+            // On a channel of its own, which a refusal closes.
+            let channel = live.open_channel().await?;
+            channel.exchange_declare(exchange).await?;
+            channel.close().await;
+            live.declared().insert(name);
+            Ok(())
+        };
+        whole(&self.tasks, declared).await
     }
 
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -207,7 +226,12 @@ impl Live {
     ///
     /// # Errors
     /// If the connection is gone.
-    pub(crate) async fn channel(&self) -> Result<TellingChannel, String> {
+    pub(crate) async fn channel(self: &Arc<Self>) -> Result<TellingChannel, String> {
+        let live = self.clone();
+        whole(&self.tasks, async move { live.open_channel().await }).await
+    }
+
+    async fn open_channel(&self) -> Result<TellingChannel, String> {
         let open = async {
             let channel = self.connection.open_channel(None).await?;
             let reason = Arc::<Mutex<Option<String>>>::default();
@@ -304,6 +328,17 @@ impl ChannelCallback for Reason {
     async fn publish_nack(&mut self, _: &Channel, _: Nack) {}
 
     async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
+}
+
+/// Does something as a whole, whatever becomes of its caller: a question to the broker that is given up half-way leaves the
+/// library's connection in disorder.
+async fn whole<T: Send + 'static>(
+    tasks: &TaskTracker,
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    // One that panicked has been reported by the runtime.
+    let done = tasks.spawn(work).await;
+    done.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Notices the end of a connection, however it came.

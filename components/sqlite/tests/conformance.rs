@@ -5,13 +5,21 @@
 
 use std::sync::Arc;
 
+use outrigger_components_api::state::StateFeature;
 use outrigger_components_api::testing::{init_context, state};
 use outrigger_components_sqlite::SqliteState;
+
+const FEATURES: [StateFeature; 4] = [
+    StateFeature::Etag,
+    StateFeature::Transactional,
+    StateFeature::Ttl,
+    StateFeature::KeysLike,
+];
 
 async fn check(connection_string: &str, extra: (&str, &str)) {
     let context = init_context("sq", [("connectionString", connection_string), extra]);
     let store = SqliteState::open(&context).await.unwrap();
-    state::suite(Arc::new(store), &state::Traits::all("app1||")).await;
+    state::suite(Arc::new(store), &state::Traits::all("app1||", &FEATURES)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

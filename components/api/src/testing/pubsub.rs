@@ -8,7 +8,10 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::soon;
-use crate::pubsub::{HandlerError, MessageHandler, NewMessage, PubSub, PublishRequest, SubscribeRequest};
+use crate::pubsub::{
+    BulkEntry, BulkPublishRequest, HandlerError, MessageHandler, NewMessage, PubSub, PubSubFeature,
+    PublishRequest, SubscribeRequest,
+};
 
 /// A handler that keeps what it gets, and answers as told.
 #[derive(Debug)]
@@ -72,6 +75,16 @@ impl Recorder {
     /// Calls that run now.
     pub fn running(&self) -> usize {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits until the payloads that came are as wanted.
+    ///
+    /// # Panics
+    /// If they are not within 30 seconds.
+    pub async fn wait_until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
+        let mut count = self.count.subscribe();
+        let arrived = soon(what, count.wait_for(|_| wanted(&self.texts()))).await;
+        assert!(arrived.is_ok());
     }
 
     /// Waits for `n` calls to have begun; their payloads as text.
@@ -152,12 +165,16 @@ pub enum Order {
 /// Where brokers differ by contract.
 #[derive(Debug, Clone, Copy)]
 pub struct Traits {
+    /// What it says it can: no more, and no less.
+    pub features: &'static [PubSubFeature],
     /// Put before every topic, so that runs do not meet.
     pub prefix: &'static str,
     /// Whether calls begin in the order of publishing.
     pub order: Order,
     /// Metadata travels with the message.
     pub carries_metadata: bool,
+    /// An event that nobody has decided about comes again; elsewhere it is lost.
+    pub redelivers: bool,
     /// Names that topics may have.
     pub topics: &'static [&'static str],
     /// Bytes of the largest payload that is tried.
@@ -165,12 +182,14 @@ pub struct Traits {
 }
 
 impl Traits {
-    /// A broker that does everything.
-    pub const fn all(prefix: &'static str, order: Order) -> Self {
+    /// A broker with these capabilities that does everything else.
+    pub const fn all(prefix: &'static str, order: Order, features: &'static [PubSubFeature]) -> Self {
         Self {
+            features,
             prefix,
             order,
             carries_metadata: true,
+            redelivers: true,
             topics: &[
                 "plain",
                 "with space",
@@ -185,24 +204,20 @@ impl Traits {
     }
 }
 
-/// Runs all checks on topics that begin with `prefix`.
+/// Runs all checks; what a broker cannot do is checked as well.
 ///
 /// # Panics
 /// At the first broken promise.
-pub async fn suite(broker: Arc<dyn PubSub>, prefix: &'static str, order: Order) {
-    suite_with(broker, Traits::all(prefix, order)).await;
-}
-
-/// Runs all checks on a broker that cannot do everything.
-///
-/// # Panics
-/// At the first broken promise.
-pub async fn suite_with(broker: Arc<dyn PubSub>, traits: Traits) {
+pub async fn suite(broker: Arc<dyn PubSub>, traits: Traits) {
     let Traits { prefix, order, .. } = traits;
     broker.ping().await.unwrap();
+    assert_eq!(broker.features(), traits.features);
     a_message_reaches_every_topic_name(&*broker, &traits).await;
     metadata_and_payload_arrive_unchanged(&*broker, &traits).await;
     every_message_of_a_publisher_arrives(&*broker, prefix, order).await;
+    an_event_that_was_not_delivered_comes_again(&*broker, &traits).await;
+    a_bulk_reports_every_entry(&*broker, &traits).await;
+    calls_that_are_given_up_disturb_nobody(&*broker, prefix).await;
     nothing_comes_after_a_close(&*broker, prefix).await;
     a_close_waits_for_the_running_call(&*broker, prefix).await;
     publishing_while_subscriptions_come_and_go_never_hangs(broker, prefix).await;
@@ -261,6 +276,82 @@ async fn every_message_of_a_publisher_arrives(broker: &dyn PubSub, prefix: &str,
         got.sort_by_key(|data| data.parse().unwrap_or(usize::MAX));
     }
     assert_eq!(got, sent);
+    subscription.close().await;
+}
+
+async fn an_event_that_was_not_delivered_comes_again(broker: &dyn PubSub, traits: &Traits) {
+    let name = format!("{}again", traits.prefix);
+    let seen = Recorder::failing_first(1, HandlerError::Undelivered("nobody is there".into()));
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    broker.publish(text(&name, "1")).await.unwrap();
+    seen.wait(1).await;
+    if !traits.redelivers {
+        // One that came again would come before the next one.
+        broker.publish(text(&name, "2")).await.unwrap();
+    }
+    let came = if traits.redelivers { ["1", "1"] } else { ["1", "2"] };
+    assert_eq!(seen.wait(2).await, came);
+    subscription.close().await;
+}
+
+async fn a_bulk_reports_every_entry(broker: &dyn PubSub, traits: &Traits) {
+    let name = format!("{}bulk", traits.prefix);
+    let seen = Recorder::new();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    let numbers = (0..20).map(|n| n.to_string());
+    let entries: Vec<BulkEntry> = numbers
+        .map(|number| BulkEntry {
+            entry_id: format!("id-{number}"),
+            data: number.into(),
+            content_type: "text/plain".into(),
+            metadata: None,
+        })
+        .collect();
+    let mut sent: Vec<_> = entries.iter().map(|entry| entry.data.clone()).collect();
+    let ids: Vec<_> = entries.iter().map(|entry| entry.entry_id.clone()).collect();
+    let request = BulkPublishRequest {
+        topic: name,
+        entries,
+        ..Default::default()
+    };
+    let result = broker.bulk_publish(request).await;
+    if traits.features.contains(&PubSubFeature::BulkPublish) {
+        assert_eq!(result, Ok(()));
+        seen.wait(sent.len()).await;
+        let mut came: Vec<_> = seen.messages().into_iter().map(|message| message.data).collect();
+        came.sort();
+        sent.sort();
+        assert_eq!(came, sent);
+    } else {
+        // The sidecar publishes one by one there.
+        let failed = result.unwrap_err().into_iter().map(|entry| entry.entry_id);
+        assert_eq!(failed.collect::<Vec<_>>(), ids);
+    }
+    subscription.close().await;
+}
+
+async fn calls_that_are_given_up_disturb_nobody(broker: &dyn PubSub, prefix: &str) {
+    let name = format!("{prefix}given-up");
+    let seen = Recorder::new();
+    let subscription = broker.subscribe(topic(&name), seen.clone()).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for n in 0..50_u32 {
+        let data = n.to_string();
+        // Some are given up before they begin, some at work, some not.
+        let limit = Duration::from_micros(u64::from(n) * 40);
+        let call = tokio::time::timeout(limit, broker.publish(text(&name, &data)));
+        if call.await.is_ok_and(|published| published.is_ok()) {
+            acknowledged.push(data);
+        }
+    }
+    soon("a call after those", broker.publish(text(&name, "last")))
+        .await
+        .unwrap();
+    acknowledged.push("last".to_owned());
+    seen.wait_until("what was acknowledged", |came| {
+        acknowledged.iter().all(|data| came.contains(data))
+    })
+    .await;
     subscription.close().await;
 }
 

@@ -17,6 +17,8 @@ use crate::state::{
 /// Where stores differ by contract.
 #[derive(Debug, Clone)]
 pub struct Traits {
+    /// What it says it can: no more, and no less.
+    pub features: &'static [StateFeature],
     /// Put before every key, so that runs do not meet.
     pub prefix: String,
     /// A failing transaction changes nothing (Redis keeps what came before the failure).
@@ -30,9 +32,10 @@ pub struct Traits {
 }
 
 impl Traits {
-    /// A store that does everything.
-    pub fn all(prefix: &str) -> Self {
+    /// A store with these capabilities that does everything else.
+    pub fn all(prefix: &str, features: &'static [StateFeature]) -> Self {
         Self {
+            features,
             prefix: prefix.to_owned(),
             rolls_back: true,
             etag_needs_key: true,
@@ -102,6 +105,7 @@ fn is_mismatch(result: &Result<(), StateError>) -> bool {
 /// At the first broken promise.
 pub async fn suite(store: Arc<dyn StateStore>, traits: &Traits) {
     store.ping().await.unwrap();
+    assert_eq!(store.features(), traits.features);
     values_come_back_as_they_were(&*store, traits).await;
     keys_may_be_odd(&*store, traits).await;
     etags_guard_writes_and_removals(&*store, traits).await;
@@ -117,6 +121,7 @@ pub async fn suite(store: Arc<dyn StateStore>, traits: &Traits) {
     if store.guards() {
         nothing_is_written_once_the_guard_has_changed(&store, traits).await;
     }
+    calls_that_are_given_up_disturb_nobody(&*store, traits).await;
     concurrent_updates_lose_nothing(store.clone(), traits).await;
     a_close_during_use_never_hangs(store, traits).await;
 }
@@ -456,6 +461,34 @@ async fn concurrent_updates_lose_nothing(store: Arc<dyn StateStore>, traits: &Tr
         Some((TASKS * ROUNDS).to_string()),
         "an update was lost"
     );
+}
+
+async fn calls_that_are_given_up_disturb_nobody(store: &dyn StateStore, traits: &Traits) {
+    let key = traits.key("given-up");
+    for n in 0..50_u32 {
+        // Some are given up before they begin, some at work, some not. Whether they have an effect is open.
+        let limit = Duration::from_micros(u64::from(n) * 40);
+        let number = n.to_string();
+        let _ = tokio::time::timeout(limit, store.set(write(&key, &number))).await;
+        let _ = tokio::time::timeout(
+            limit,
+            store.get(GetRequest {
+                key: key.clone(),
+                ..Default::default()
+            }),
+        )
+        .await;
+    }
+    // One that the server still had in hand may come after a write of another connection, but not for ever.
+    let settles = async {
+        loop {
+            store.set(write(&key, "last")).await.unwrap();
+            if text(store, &key).await.as_deref() == Some("last") {
+                return;
+            }
+        }
+    };
+    soon("a write after those", settles).await;
 }
 
 async fn a_close_during_use_never_hangs(store: Arc<dyn StateStore>, traits: &Traits) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
-use outrigger_components_api::pubsub::{BulkEntry, BulkPublishRequest, HandlerError, PubSub};
+use outrigger_components_api::pubsub::{BulkEntry, BulkPublishRequest, HandlerError, PubSub, PubSubFeature};
 use outrigger_components_api::testing::Recorder;
 use outrigger_components_api::testing::bindings::{Events, request};
-use outrigger_components_api::testing::pubsub::{Order, Traits, suite_with, text, topic};
+use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_kafka::{Kafka, KafkaBinding};
 
 use crate::server::Server;
@@ -23,9 +23,9 @@ async fn the_broker_keeps_every_promise() {
         topics: &["plain", "a.b-c_d", "UPPER"],
         // The broker takes no more.
         largest: 900_000,
-        ..Traits::all("topic-", Order::Free)
+        ..Traits::all("topic-", Order::Free, &[PubSubFeature::BulkPublish])
     };
-    suite_with(Arc::new(broker), traits).await;
+    suite(Arc::new(broker), traits).await;
 
     keys_keep_their_order_and_tell_where_they_are(&server).await;
     bulk_publishing_reports_every_entry(&server).await;

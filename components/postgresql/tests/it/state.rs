@@ -12,12 +12,26 @@ use outrigger_components_postgresql::PostgresState;
 
 use crate::server::Server;
 
+const V1: [StateFeature; 5] = [
+    StateFeature::Etag,
+    StateFeature::Transactional,
+    StateFeature::QueryApi,
+    StateFeature::Ttl,
+    StateFeature::KeysLike,
+];
+const V2: [StateFeature; 4] = [
+    StateFeature::Etag,
+    StateFeature::Transactional,
+    StateFeature::Ttl,
+    StateFeature::KeysLike,
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_versions_keep_every_promise_in_every_mode() {
     let server = Server::start().await;
     for mode in ["cache_statement", "exec"] {
         let settings = [("queryExecMode", mode)];
-        let mut traits = Traits::all(&format!("app1||{mode}"));
+        let mut traits = Traits::all(&format!("app1||{mode}"), &V2);
         let v2 = PostgresState::connect_v2(&server.context(&settings))
             .await
             .unwrap();
@@ -31,6 +45,7 @@ async fn both_versions_keep_every_promise_in_every_mode() {
             .await
             .unwrap();
         traits.normalises_json = true;
+        traits.features = &V1;
         suite(Arc::new(v1), &traits).await;
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
-use outrigger_components_api::pubsub::{HandlerError, PubSub, SubscribeRequest};
+use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
 use outrigger_components_api::testing::bindings::{Events, request};
-use outrigger_components_api::testing::pubsub::{Order, Traits, suite_with, text, topic};
+use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_api::testing::{Recorder, soon};
 use outrigger_components_rabbitmq::{RabbitBinding, RabbitMq};
 
@@ -16,7 +16,7 @@ use crate::server::Server;
 fn traits(prefix: &'static str, order: Order) -> Traits {
     Traits {
         carries_metadata: false,
-        ..Traits::all(prefix, order)
+        ..Traits::all(prefix, order, &[PubSubFeature::MessageTtl])
     }
 }
 
@@ -35,10 +35,10 @@ fn with(topic: &str, pairs: &[(&str, &str)]) -> SubscribeRequest {
 async fn the_broker_keeps_every_promise() {
     let server = Server::start().await;
     let broker = RabbitMq::connect(&server.context(&[])).await.unwrap();
-    suite_with(Arc::new(broker), traits("free-", Order::Free)).await;
+    suite(Arc::new(broker), traits("free-", Order::Free)).await;
     let single = [("concurrencyMode", "single"), ("prefetchCount", "5")];
     let broker = RabbitMq::connect(&server.context(&single)).await.unwrap();
-    suite_with(Arc::new(broker), traits("kept-", Order::Kept)).await;
+    suite(Arc::new(broker), traits("kept-", Order::Kept)).await;
 
     what_failed_goes_where_the_settings_say(&server).await;
     properties_and_lifetimes_are_those_of_the_message(&server).await;

@@ -8,11 +8,12 @@ use outrigger_components_api::testing::faults::{
     no_acknowledged_event_is_lost, no_acknowledged_write_is_lost,
 };
 use outrigger_components_api::testing::init_context;
-use outrigger_components_api::testing::pubsub::{Order, suite as broker_suite};
+use outrigger_components_api::testing::pubsub::{Order, Traits as BrokerTraits, suite as broker_suite};
 use outrigger_components_api::testing::state::{Traits, suite};
 use outrigger_components_redis::{RedisState, RedisStreams};
 
 use crate::server::{Server, free_port};
+use crate::state::FEATURES;
 
 struct Cluster {
     nodes: Vec<Server>,
@@ -92,6 +93,7 @@ fn context(hosts: &str) -> outrigger_components_api::InitContext {
 async fn a_cluster_keeps_every_promise_and_its_writes_when_a_master_dies() {
     let mut cluster = Cluster::start().await;
     let traits = Traits {
+        features: &FEATURES,
         prefix: "app1||".into(),
         rolls_back: false,
         etag_needs_key: false,
@@ -101,7 +103,7 @@ async fn a_cluster_keeps_every_promise_and_its_writes_when_a_master_dies() {
     let store = RedisState::connect(&context(&cluster.hosts())).await.unwrap();
     suite(Arc::new(store), &traits).await;
     let broker = RedisStreams::connect(&context(&cluster.hosts())).await.unwrap();
-    broker_suite(Arc::new(broker), "topic-", Order::Free).await;
+    broker_suite(Arc::new(broker), BrokerTraits::all("topic-", Order::Free, &[])).await;
 
     let store = Arc::new(RedisState::connect(&context(&cluster.hosts())).await.unwrap());
     let broker = Arc::new(RedisStreams::connect(&context(&cluster.hosts())).await.unwrap());

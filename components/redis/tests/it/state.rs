@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use outrigger_components_api::state::{
-    DeleteRequest, QueryRequest, SetRequest, StateError, StateOptions, StateStore, StateValue,
+    DeleteRequest, QueryRequest, SetRequest, StateError, StateFeature, StateOptions, StateStore, StateValue,
     TransactionOperation, TransactionRequest,
 };
 use outrigger_components_api::testing::state::{Traits, read, removal, suite, write};
@@ -14,6 +14,10 @@ use outrigger_components_redis::RedisState;
 use serde_json::{Value, json};
 
 use crate::server::Server;
+
+/// Of a server without modules.
+pub(crate) const FEATURES: [StateFeature; 3] =
+    [StateFeature::Etag, StateFeature::Transactional, StateFeature::Ttl];
 
 async fn connect(server: &Server) -> RedisState {
     RedisState::connect(&server.context([])).await.unwrap()
@@ -23,6 +27,7 @@ async fn connect(server: &Server) -> RedisState {
 async fn the_store_keeps_every_promise() {
     let server = Server::start().await;
     let traits = Traits {
+        features: &FEATURES,
         prefix: "app1||".into(),
         rolls_back: false,
         etag_needs_key: false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::pubsub::{HandlerError, PubSub};
-use outrigger_components_api::testing::pubsub::{Order, suite, text, topic};
+use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_api::testing::{Recorder, init_context, soon};
 use outrigger_components_redis::RedisStreams;
 
@@ -37,10 +37,9 @@ async fn nothing_pending(server: &Server, topic: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_broker_keeps_every_promise() {
     let server = Server::start().await;
-    // Without redelivery: what a closed subscription left must not surprise the next check.
-    let context = server.context([("redeliverInterval", "0")]);
+    let context = server.context([("redeliverInterval", "200"), ("processingTimeout", "1000")]);
     let broker = RedisStreams::connect(&context).await.unwrap();
-    suite(Arc::new(broker), "topic-", Order::Free).await;
+    suite(Arc::new(broker), Traits::all("topic-", Order::Free, &[])).await;
 }
 
 #[tokio::test]
