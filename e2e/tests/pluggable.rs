@@ -214,6 +214,46 @@ async fn a_component_that_refuses_its_settings_stops_the_start_with_its_words() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_takes_the_place_of_a_built_in_type_unless_that_has_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = place(dir.path());
+    let (memory, postgres) = (
+        sockets.with_file_name("in-memory.sock"),
+        sockets.with_file_name("postgresql.sock"),
+    );
+    let mut running = Vec::new();
+    for socket in [&memory, &postgres] {
+        let name = socket.file_stem().unwrap();
+        let folder = dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        running.push(process(&folder, socket).await);
+    }
+    let options = DaprdOptions {
+        resources: vec![
+            component("store", "state.in-memory", &[]),
+            component("other", "state.postgresql", &[]).replace("spec:", "spec:\n  ignoreErrors: true"),
+        ],
+        ..plugged(&sockets, None)
+    };
+    let mut sidecar = Daprd::start_ready(&options, &dir.path().join("sidecar")).await;
+    let metadata = get(sidecar.http_port(), "/v1.0/metadata").await;
+    let metadata: Value = serde_json::from_slice(&metadata.body).unwrap();
+    let loaded = metadata["components"].as_array().unwrap();
+    assert_eq!(
+        loaded.len(),
+        1,
+        "PostgreSQL wants a connection string: {metadata}"
+    );
+    assert_eq!(
+        loaded[0]["capabilities"],
+        json!(["ETAG", "TRANSACTIONAL", "TTL", "QUERY_API", "ACTOR"])
+    );
+    let log = sidecar.process().log();
+    assert!(log.contains("is a built-in type with versions"), "{log}");
+    assert_calm(&mut sidecar).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_limits_bulks_and_queries_of_a_pluggable_component_are_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let socket = place(dir.path());

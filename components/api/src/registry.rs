@@ -61,6 +61,13 @@ impl<T: ?Sized + 'static> Kind<T> {
         );
     }
 
+    /// Whether there are versions of an implementation: those are not replaced by one without.
+    pub fn has_versions(&self, name: &str) -> bool {
+        let name = name.to_lowercase();
+        let mut known = self.by_name.keys();
+        known.any(|(known, version)| *known == name && !version.is_empty())
+    }
+
     /// The factory for a name and version: the exact version first, then for "", `v0` and `v1` the unversioned
     /// registration, then for "" version `v1` of a multi-version type (contract `components`, section 2).
     pub fn find(&self, name: &str, version: &str) -> Option<Factory<T>> {

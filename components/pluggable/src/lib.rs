@@ -86,6 +86,21 @@ pub async fn register(registry: &mut Registry, folder: &Path) {
 fn add(registry: &mut Registry, found: &Found) {
     for service in &found.services {
         let (socket, name) = (found.socket.clone(), found.name.as_str());
+        let has_versions = match service {
+            Service::State => registry.state.has_versions(name),
+            Service::PubSub => registry.pubsub.has_versions(name),
+            Service::InputBinding => registry.input_bindings.has_versions(name),
+            Service::OutputBinding => registry.output_bindings.has_versions(name),
+            Service::Secrets => registry.secret_stores.has_versions(name),
+        };
+        if has_versions {
+            tracing::warn!(
+                "{} serves {service:?} under the name {name}, which is a built-in type with versions; the built-in one stays: \
+                give the socket another name",
+                socket.display()
+            );
+            continue;
+        }
         match service {
             Service::State => registry.state.register(name, move |context| {
                 let socket = socket.clone();
