@@ -1,6 +1,7 @@
 //! What works with mTLS, and what the caller's identity decides.
 
-use outrigger_e2e::ask::{assert_calm, get, text};
+use outrigger_e2e::ask::{SOON, assert_calm, get, text};
+use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::Daprd;
 
 use crate::support::{World, app, call, openssl};
@@ -121,6 +122,122 @@ async fn rules_go_by_the_callers_certificate() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+}
+
+/// Spellings of a path, and what the app is to get: `None` = nothing.
+type Tries<'a> = [(&'a str, Option<&'a str>)];
+
+/// Names that are allowed in whatever spelling.
+const OPEN: [(&str, Option<&str>); 7] = [
+    ("open", Some("/open")),
+    ("open/", Some("/open")),
+    ("open/deep/er", Some("/open/deep/er")),
+    ("OPEN", Some("/OPEN")),
+    ("secret/../open", Some("/open")),
+    ("%6fpen", Some("/open")),
+    ("open/a%20b", Some("/open/a%20b")),
+];
+/// Spellings of a name that is forbidden.
+const SECRET: [(&str, Option<&str>); 13] = [
+    ("secret", None),
+    ("SeCrEt", None),
+    ("secret/", None),
+    ("secret/deeper", None),
+    ("/secret", None),
+    ("//secret", None),
+    ("./secret", None),
+    ("open/../secret", None),
+    ("open/%2e%2e/secret", None),
+    ("open%2f..%2fsecret", None),
+    ("open%2F%2e%2E%2Fsecret", None),
+    ("%73ecret", None),
+    ("../secret", None),
+];
+
+/// A call of `cart` by the header that names it.
+fn by_header(method: &str, path: &str) -> Request {
+    Request {
+        method: method.into(),
+        path: format!("/{path}"),
+        headers: vec![("dapr-app-id".into(), "cart".into())],
+        ..Request::default()
+    }
+}
+
+/// Tries all of them on a `cart` with this policy for `web`, which is indented by six.
+async fn try_all(policy: &str, tries: &[&Tries<'_>]) {
+    let world = World::new().await;
+    let target = app("cart").await;
+    let mut options = world.secure("cart", Some(&target));
+    options.config = Some(world.configuration(&format!(
+        "  accessControl:\n    defaultAction: deny\n    trustDomain: public\n    policies:\n    - appId: web\n      \
+         trustDomain: public\n      namespace: shop\n{policy}"
+    )));
+    let _cart = world.start(&options).await;
+    let web = world.start(&world.secure("web", None)).await;
+    let _ = target.take_calls();
+    for (path, wanted) in tries.iter().copied().flatten() {
+        let in_path = Request {
+            method: "GET".into(),
+            path: format!("/v1.0/invoke/cart/method/{path}"),
+            ..Request::default()
+        };
+        for request in [in_path, by_header("GET", path)] {
+            let answer = send(web.http_port(), &request, SOON).await.unwrap();
+            let calls = target.take_calls();
+            let got: Vec<&str> = calls.iter().map(|call| call.path.as_str()).collect();
+            let status = if wanted.is_some() { 200 } else { 403 };
+            let wanted: Vec<&str> = wanted.iter().copied().collect();
+            assert_eq!(
+                (answer.status, got),
+                (status, wanted),
+                "{} {}",
+                request.path,
+                text(&answer)
+            );
+        }
+    }
+    // What cannot be a name gets nowhere, whoever allows what.
+    for path in [
+        "open%00secret",
+        "open%0d%0asecret",
+        "open%3fx",
+        "open%23x",
+        "open%",
+    ] {
+        let answer = send(web.http_port(), &by_header("GET", path), SOON)
+            .await
+            .unwrap();
+        assert!(
+            answer.status >= 400 && target.call_count() == 0,
+            "{path}: {}",
+            answer.status
+        );
+    }
+    // A rule is for its verb.
+    let answer = send(web.http_port(), &by_header("DELETE", "open"), SOON)
+        .await
+        .unwrap();
+    assert_eq!((answer.status, target.call_count()), (403, 0));
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_reached_by_no_spelling() {
+    let policy = "      defaultAction: deny\n      operations:\n      - {name: /open, httpVerb: [GET], action: allow}\n";
+    // Other names with the same beginning.
+    let similar = [("opening", None), ("ope", None)];
+    try_all(policy, &[&OPEN, &SECRET, &similar]).await;
+}
+
+#[tokio::test]
+async fn what_is_forbidden_is_reached_by_no_spelling() {
+    let policy = "      defaultAction: allow\n      operations:\n      - {name: /secret, httpVerb: ['*'], action: deny}\n      \
+        - {name: /open, httpVerb: [DELETE], action: deny}\n";
+    let similar = [
+        ("secretive", Some("/secretive")),
+        ("open/secret", Some("/open/secret")),
+    ];
+    try_all(policy, &[&OPEN, &SECRET, &similar]).await;
 }
 
 #[tokio::test]
