@@ -24,6 +24,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use outrigger_placement::Speaks;
 use outrigger_proto::placement::v1::Host;
 use prost::Message as _;
 use tokio::net::TcpStream;
@@ -136,7 +137,7 @@ async fn join(
     port: u16,
     number: usize,
     types: Vec<String>,
-    changes: bool,
+    speaks: Speaks,
     told: mpsc::UnboundedSender<Told>,
 ) -> JoinSet<()> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -156,9 +157,11 @@ async fn join(
     let mut request = Request::post(format!(
         "http://127.0.0.1:{port}/dapr.proto.placement.v1.Placement/ReportDaprStatus"
     ))
-    .header("content-type", "application/grpc")
-    .header("outrigger-lease", "1");
-    if changes {
+    .header("content-type", "application/grpc");
+    if speaks.leases {
+        request = request.header("outrigger-lease", "1");
+    }
+    if speaks.changes {
         request = request.header("outrigger-changes", "1");
     }
     let request = request.body(body).unwrap();
@@ -174,7 +177,7 @@ async fn join(
         loop {
             let piece = tokio::select! {
                 piece = body.frame() => piece,
-                _ = prolong.tick() => {
+                _ = prolong.tick(), if speaks.leases => {
                     lease += 1;
                     if requests.send_data(frame(&message(number, 5, Some(lease)))).await.is_err() {
                         return;
@@ -243,7 +246,16 @@ async fn main() {
         .map(|text| text.parse().unwrap())
         .collect();
     let (port, hosts, types) = (u16::try_from(numbers[0]).unwrap(), numbers[1], numbers[2]);
-    let (each, changes) = (numbers[3], numbers[4] != 0);
+    let each = numbers[3];
+    let speaks = Speaks {
+        leases: true,
+        changes: numbers[4] != 0,
+    };
+    // The one that comes and goes keeps none, or its place would be kept for it when it goes.
+    let guest = Speaks {
+        leases: false,
+        ..speaks
+    };
     let pid = |at: usize| numbers.get(at).map(|pid| u32::try_from(*pid).unwrap());
     let (service, sidecar) = (pid(5), pid(6));
     println!(
@@ -259,7 +271,7 @@ async fn main() {
         let (slots, told) = (Arc::clone(&slots), told.clone());
         joining.spawn(async move {
             let _slot = slots.acquire().await.unwrap();
-            join(port, number, types_of(number, types, each), changes, told).await
+            join(port, number, types_of(number, types, each), speaks, told).await
         });
     }
     let crowd = joining.join_all().await;
@@ -282,7 +294,7 @@ async fn main() {
     let (mut times, mut size, mut fewest) = (Vec::new(), 0, usize::MAX);
     for n in 0..JOINS {
         let start = Instant::now();
-        let one = join(port, hosts + n, types_of(n, types, each), changes, told.clone()).await;
+        let one = join(port, hosts + n, types_of(n, types, each), guest, told.clone()).await;
         let before = times.len();
         // Until nobody is told any more: some may have been disconnected for being too slow.
         while let Ok(Some(next)) = tokio::time::timeout(QUIET, news.recv()).await {

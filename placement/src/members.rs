@@ -18,7 +18,17 @@ pub struct Report {
     listed: Vec<Arc<str>>,
     /// Each of them once.
     types: Box<[Arc<str>]>,
-    entry: Bytes,
+    /// As tables of each [`Form`] have it.
+    entries: [Bytes; 2],
+}
+
+/// How much of a host a table tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The whole report, as Go's sidecars are told.
+    Dapr,
+    /// What ours need.
+    Slim,
 }
 
 impl Report {
@@ -63,20 +73,20 @@ impl Report {
 struct TypeHosts {
     /// By name, so that a table is the same however its hosts came. Of several streams with one name the last holds.
     hosts: BTreeSet<(Arc<str>, StreamId)>,
-    /// Encoded, until a host changes.
-    encoded: Option<Bytes>,
+    /// Encoded in each [`Form`], until a host changes.
+    encoded: [Option<Bytes>; 2],
 }
 
 impl TypeHosts {
     /// The type's entry in a table.
-    fn encoded(&mut self, name: &str, reports: &HashMap<StreamId, Report>) -> Bytes {
+    fn encoded(&mut self, form: Form, name: &str, reports: &HashMap<StreamId, Report>) -> Bytes {
         let hosts = &self.hosts;
-        let encoded = self.encoded.get_or_insert_with(|| {
+        let encoded = self.encoded[form as usize].get_or_insert_with(|| {
             let last_of_name: BTreeMap<&str, StreamId> =
                 hosts.iter().map(|(name, id)| (&**name, *id)).collect();
             let entries: Vec<&Bytes> = last_of_name
                 .values()
-                .filter_map(|id| Some(&reports.get(id)?.entry))
+                .filter_map(|id| Some(&reports.get(id)?.entries[form as usize]))
                 .collect();
             wire::type_entry(name, entries.into_iter())
         });
@@ -131,7 +141,7 @@ impl Members {
     pub fn insert(&mut self, id: StreamId, mut host: Host) {
         host.operation = HostOperation::Report.into();
         host.entities.sort_unstable();
-        let entry = wire::host_entry(&host);
+        let entries = [wire::host_entry(&host), wire::slim_entry(&host)];
         let listed: Vec<Arc<str>> = std::mem::take(&mut host.entities)
             .iter()
             .map(|name| self.intern(name))
@@ -142,7 +152,7 @@ impl Members {
             host,
             listed,
             types: types.into(),
-            entry,
+            entries,
         };
         self.link(id, &report);
         self.reports.insert(id, report);
@@ -161,7 +171,7 @@ impl Members {
         for actor_type in &report.types {
             let hosts = self.types.entry(Arc::clone(actor_type)).or_default();
             hosts.hosts.insert((Arc::clone(&name), id));
-            hosts.encoded = None;
+            hosts.encoded = [None, None];
         }
     }
 
@@ -178,7 +188,7 @@ impl Members {
         for actor_type in &report.types {
             if let Some(hosts) = self.types.get_mut(actor_type) {
                 hosts.hosts.remove(&key);
-                hosts.encoded = None;
+                hosts.encoded = [None, None];
                 if hosts.hosts.is_empty() {
                     self.types.remove(actor_type);
                 }
@@ -196,10 +206,10 @@ impl Members {
     }
 
     /// The `update` order with the table, framed. Only types whose hosts changed are encoded anew.
-    pub fn table(&mut self, version: u64, replication_factor: i64) -> Bytes {
+    pub fn table(&mut self, form: Form, version: u64, replication_factor: i64) -> Bytes {
         let mut table = Table::new(version, replication_factor);
         for (name, hosts) in &mut self.types {
-            table.push(hosts.encoded(name, &self.reports));
+            table.push(hosts.encoded(form, name, &self.reports));
         }
         table.order()
     }
@@ -209,7 +219,7 @@ impl Members {
         let mut table = Table::new(version, replication_factor);
         for name in types {
             table.push(match self.types.get_mut(name) {
-                Some(hosts) => hosts.encoded(name, &self.reports),
+                Some(hosts) => hosts.encoded(Form::Slim, name, &self.reports),
                 None => wire::type_entry(name, std::iter::empty()),
             });
         }

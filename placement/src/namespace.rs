@@ -51,7 +51,7 @@ pub enum Ending {
 struct Stream {
     /// It keeps leases.
     leased: bool,
-    /// It takes the types that changed instead of a whole table.
+    /// It takes the types that changed instead of a whole table, and tables in the slim form.
     changes: bool,
     /// Version of the newest table that it has acknowledged.
     has: Option<u64>,
@@ -89,8 +89,8 @@ pub struct Namespace {
     /// Streams that no round knows yet, with their latest report.
     waiting: BTreeMap<StreamId, Host>,
     members: Members,
-    /// The table of this version, once it was needed.
-    table: Option<(u64, Bytes)>,
+    /// The table of this version, in each form once it was needed.
+    tables: [Option<(u64, Bytes)>; 2],
     /// The version that was in force when `dirty` was last empty: who has it, or a later one, lacks only dirty types.
     settled: u64,
     lost: BTreeMap<StreamId, Lost>,
@@ -121,7 +121,7 @@ impl Namespace {
             streams: BTreeMap::new(),
             waiting: BTreeMap::new(),
             members: Members::default(),
-            table: None,
+            tables: [None, None],
             lost: BTreeMap::new(),
             removals: BTreeSet::new(),
             dirty: HashSet::new(),
@@ -265,7 +265,7 @@ impl Namespace {
     }
 
     fn take_up(&mut self, id: StreamId, host: Host) {
-        self.table = None;
+        self.tables = [None, None];
         self.members.insert(id, host);
         if let Some(report) = self.members.get(id) {
             self.dirty.extend(report.types().iter().cloned());
@@ -273,7 +273,7 @@ impl Namespace {
     }
 
     fn forget(&mut self, id: StreamId) {
-        self.table = None;
+        self.tables = [None, None];
         if let Some(report) = self.members.remove(id) {
             self.dirty.extend(report.types().iter().cloned());
         }

@@ -176,12 +176,27 @@ pub fn type_entry<'a>(actor_type: &str, hosts: impl Iterator<Item = &'a Bytes> +
 /// The entry of one host in `PlacementTable.load_map`.
 #[must_use]
 pub fn host_entry(host: &Host) -> Bytes {
+    entry(&host.name, host)
+}
+
+/// The same with nothing but what our sidecars use: a host of a hundred types is told a hundred times in a table, and lists
+/// them each time. Its address is the key.
+#[must_use]
+pub fn slim_entry(host: &Host) -> Bytes {
+    let slim = Host {
+        id: host.id.clone(),
+        ..Host::default()
+    };
+    entry(&host.name, &slim)
+}
+
+fn entry(key: &str, host: &Host) -> Bytes {
     let encoded = host.encode_to_vec();
-    let inner = field_len(host.name.len()) + field_len(encoded.len());
+    let inner = field_len(key.len()) + field_len(encoded.len());
     let mut entry = Vec::with_capacity(field_len(inner));
     encode_key(3, WireType::LengthDelimited, &mut entry);
     encode_varint(inner as u64, &mut entry);
-    put_bytes(&mut entry, 1, host.name.as_bytes());
+    put_bytes(&mut entry, 1, key.as_bytes());
     put_bytes(&mut entry, 2, &encoded);
     entry.into()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use outrigger_proto::placement::v1::Host;
 
 use super::{Effect, Ending, Namespace, Stream};
+use crate::members::Form;
 use crate::status::Status;
 use crate::wire::{Order, Step};
 use crate::{Moment, StreamId};
@@ -16,6 +17,13 @@ pub(super) enum Phase {
     Idle,
     /// Acknowledgements of this step are awaited.
     Running(Step),
+}
+
+impl Stream {
+    /// How it is told of hosts.
+    fn form(&self) -> Form {
+        if self.changes { Form::Slim } else { Form::Dapr }
+    }
 }
 
 /// How many streams there are, and have acknowledged which step: so that an acknowledgement costs the same with ten
@@ -176,7 +184,8 @@ impl Namespace {
             return;
         };
         stream.locked = Some(version);
-        let table = self.table();
+        let form = stream.form();
+        let table = self.table(form);
         for order in [
             Order::Lock(version),
             Order::Update(version, table),
@@ -186,16 +195,43 @@ impl Namespace {
         }
     }
 
-    fn table(&mut self) -> bytes::Bytes {
-        let version = self.version;
-        if self.table.as_ref().is_none_or(|(of, _)| *of != version) {
-            let table = self.members.table(version, self.settings.replication_factor);
-            self.table = Some((version, table));
+    fn table(&mut self, form: Form) -> bytes::Bytes {
+        let (version, factor) = (self.version, self.settings.replication_factor);
+        let known = &mut self.tables[form as usize];
+        match known {
+            Some((of, table)) if *of == version => table.clone(),
+            _ => {
+                let table = self.members.table(form, version, factor);
+                known.insert((version, table)).1.clone()
+            }
         }
-        self.table
-            .as_ref()
-            .map(|(_, table)| table.clone())
-            .unwrap_or_default()
+    }
+
+    /// What each stream is told of the table of this version.
+    fn updates(&mut self) -> impl Fn(u64, &Stream) -> Order + use<> {
+        let (settled, factor) = (self.settled, self.settings.replication_factor);
+        let lacks_only_dirty =
+            move |stream: &Stream| stream.changes && stream.has.is_some_and(|has| has >= settled);
+        // Made only if somebody needs it.
+        let mut wanted = [false; 2];
+        for stream in self.streams.values().filter(|stream| !lacks_only_dirty(stream)) {
+            wanted[stream.form() as usize] = true;
+        }
+        let tables = [Form::Dapr, Form::Slim].map(|form| {
+            if wanted[form as usize] {
+                self.table(form)
+            } else {
+                bytes::Bytes::new()
+            }
+        });
+        let change = self.members.change(self.version, factor, &self.dirty);
+        move |version, stream| {
+            if lacks_only_dirty(stream) {
+                Order::Change(version, change.clone())
+            } else {
+                Order::Update(version, tables[stream.form() as usize].clone())
+            }
+        }
     }
 
     /// A sidecar acknowledged a step; `None` stands for the one under way.
@@ -258,16 +294,8 @@ impl Namespace {
         match step {
             Step::Lock => {
                 self.phase = Phase::Running(Step::Update);
-                let (table, settled) = (self.table(), self.settled);
-                let factor = self.settings.replication_factor;
-                let change = self.members.change(self.version, factor, &self.dirty);
-                self.send_all(now, fx, Step::Update, |version, stream| {
-                    if stream.changes && stream.has.is_some_and(|has| has >= settled) {
-                        Order::Change(version, change.clone())
-                    } else {
-                        Order::Update(version, table.clone())
-                    }
-                });
+                let updates = self.updates();
+                self.send_all(now, fx, Step::Update, updates);
             }
             Step::Update => {
                 self.phase = Phase::Running(Step::Unlock);

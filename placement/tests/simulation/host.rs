@@ -242,8 +242,10 @@ impl Host {
         let tables = order.tables.expect("an update has tables");
         let entries = tables.entries.into_iter().map(|(name, table)| {
             let hosts = table.load_map.into_iter().map(|(key, host)| RingHost {
+                address: if host.name.is_empty() { &key } else { &host.name }
+                    .as_str()
+                    .into(),
                 key: key.into(),
-                address: host.name.into(),
                 app_id: host.id.into(),
                 port: host.port,
             });

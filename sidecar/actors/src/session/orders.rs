@@ -156,8 +156,13 @@ async fn build(
     let building = move || {
         let entries = tables.entries.into_iter().map(|(name, table)| {
             let hosts = table.load_map.into_iter().map(|(key, host)| Host {
+                // Our service does not say it twice.
+                address: if host.name.is_empty() {
+                    key.as_str().into()
+                } else {
+                    host.name.into_boxed_str()
+                },
                 key: key.into_boxed_str(),
-                address: host.name.into_boxed_str(),
                 app_id: host.id.into_boxed_str(),
                 port: host.port,
             });
