@@ -23,6 +23,8 @@ const BATCH: Limits = Limits {
 };
 /// Keys in one request.
 const GETS: usize = 100;
+/// Keys that may be deleted in one request.
+const FEW: i64 = 5000;
 /// How long a request may take before another member is asked.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -142,6 +144,41 @@ impl Etcd {
         Ok(answer.responses.into_iter().map(found).collect())
     }
 
+    /// Deletes what starts with a prefix until there are few left. All at once, a million jobs hold up etcd for so long
+    /// that calls and leases of all replicas end meanwhile.
+    async fn thin_out(&self, prefix: &Bytes) -> Result<u64, StoreError> {
+        let (mut from, end, mut deleted) = (prefix.clone(), end_of(prefix), 0);
+        loop {
+            let page = self
+                .range(pb::RangeRequest {
+                    key: from.clone(),
+                    range_end: end.clone(),
+                    limit: FEW,
+                    keys_only: true,
+                    ..pb::RangeRequest::default()
+                })
+                .await?;
+            let Some(last) = page.kvs.last().filter(|_| page.more) else {
+                return Ok(deleted);
+            };
+            // The smallest key after it.
+            let next: Bytes = [&last.key[..], &[0]].concat().into();
+            let request = pb::DeleteRangeRequest {
+                key: std::mem::replace(&mut from, next.clone()),
+                range_end: next,
+                prev_kv: false,
+            };
+            let answer = self
+                .client
+                .call(TIMEOUT * 3, |member| {
+                    let request = request.clone();
+                    async move { member.kv().delete_range(member.request(request)).await }
+                })
+                .await?;
+            deleted += u64::try_from(answer.deleted).unwrap_or(0);
+        }
+    }
+
     async fn txn(&self, request: pb::TxnRequest) -> Result<pb::TxnResponse, StoreError> {
         // Not tried again here: it is not known whether it happened.
         self.client
@@ -171,6 +208,13 @@ impl Store for Etcd {
 
     async fn apply(&self, txns: Vec<Txn>) -> Result<Vec<Applied>, StoreError> {
         let count = txns.len();
+        let mut thinned = 0;
+        let unconditional = txns.iter().filter(|txn| txn.checks.is_empty());
+        for write in unconditional.flat_map(|txn| &txn.writes) {
+            if let Write::DeletePrefix(prefix) = write {
+                thinned += self.thin_out(prefix).await?;
+            }
+        }
         let failure = room(&txns).into_iter().collect();
         // Each transaction is nested, so that its checks decide about it alone.
         let success = txns
@@ -192,7 +236,8 @@ impl Store for Etcd {
                 Some(pb::response_op::Response::ResponseTxn(txn)) => Applied {
                     succeeded: txn.succeeded,
                     revision,
-                    deleted: deleted(&txn),
+                    // What deletes by prefix goes alone.
+                    deleted: deleted(&txn) + thinned,
                 },
                 _ => Applied {
                     succeeded: false,

@@ -14,8 +14,8 @@ use crate::wire::mvccpb;
 
 /// Keys of the first page; it grows while pages are small.
 const FIRST_PAGE: i64 = 256;
-/// Most keys of a page.
-const LARGEST_PAGE: i64 = 4096;
+/// Most keys of a page. Whatever the number, etcd walks through all keys that are left for each page.
+const LARGEST_PAGE: i64 = 16_384;
 
 /// Pages of all keys with a prefix, as of one revision.
 pub(super) struct Pages {
