@@ -208,7 +208,7 @@ fn used() -> serde_json::Value {
 fn a_pipeline_without_handlers_makes_no_allocation() {
     let none = allocations(serde_json::json!({}), |built| built.http.middleware = None);
     let unused = allocations(serde_json::json!({}), |built| {
-        assert!(built.http.middleware.is_some())
+        assert!(built.http.middleware.is_some());
     });
     assert_eq!(none.0, unused.0, "of the API");
     assert!(unused.1.ends_with("\r\n\r\nOK") && none.0 > 0, "{unused:?}");
