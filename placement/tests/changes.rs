@@ -122,7 +122,7 @@ impl Bench {
     }
 
     /// What everybody who is there knows, and what the one was told last.
-    fn expect(&mut self, everybody: &[(&str, &[&str])], told: &[(StreamId, &str, &[&str])]) {
+    fn expect(&self, everybody: &[(&str, &[&str])], told: &[(StreamId, &str, &[&str])]) {
         let everybody = known(everybody);
         for sidecar in self.sidecars.values().filter(|sidecar| !sidecar.mute) {
             assert_eq!(sidecar.known, everybody, "{}", sidecar.id);
