@@ -179,9 +179,11 @@ pub(super) fn actors_live_in_pods(stage: &mut Stage) {
 
 /// A job whose namespace is deleted is not there when another one of that name comes.
 pub(super) fn jobs_go_with_their_namespace(stage: &mut Stage) {
+    /// What the app gets for a method and a body.
+    type Asking<'a> = &'a dyn Fn(&str, &str) -> String;
     let stage = &*stage;
     let (name, path) = ("fleeting", "v1.0-alpha1/jobs/later");
-    let with_app = |look: &dyn Fn(&dyn Fn(&str, &str) -> String)| {
+    let with_app = |look: &dyn Fn(Asking<'_>)| {
         stage.in_namespace(name, |ns| {
             let annotations = "dapr.io/enabled: 'true', dapr.io/app-id: front, dapr.io/app-port: '8080'";
             stage
