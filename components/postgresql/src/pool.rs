@@ -170,6 +170,11 @@ impl Pool {
             let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.retain(|connection| self.is_fresh(connection));
         }
+        self.forget_idle();
+    }
+
+    /// Closes idle connections: what cut one of them off has likely cut off all, and the next call is to have a new one.
+    fn forget_idle(&self) {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -184,7 +189,10 @@ impl Pool {
             loop {
                 let mut lease = self.lease().await?;
                 match lease.rows(sql, values).await {
-                    Err(error) if again && error.is_lost() => again = false,
+                    Err(error) if again && error.is_lost() => {
+                        again = false;
+                        self.forget_idle();
+                    }
                     result => {
                         lease.give_back();
                         return result;
@@ -205,7 +213,10 @@ impl Pool {
             loop {
                 let mut lease = self.lease().await?;
                 match lease.execute(sql, values).await {
-                    Err(error) if again && error.is_lost() => again = false,
+                    Err(error) if again && error.is_lost() => {
+                        again = false;
+                        self.forget_idle();
+                    }
                     result => {
                         lease.give_back();
                         return result;

@@ -23,7 +23,7 @@ pub async fn invoke(app: &AppChannel, request: InvokeRequest) -> Result<InvokeRe
     invoke_whatever_its_health(app, request).await
 }
 
-/// Calls the own app even if it is unhealthy, to tell it something that it must not miss if it can hear it.
+/// Calls the own app even if it is unhealthy, with something that it must not miss if it can hear it.
 ///
 /// # Errors
 /// The app cannot be reached.
