@@ -74,7 +74,8 @@ pub fn check_text(text: &str) -> Result<(), BaggageError> {
 }
 
 /// A baggage text as OpenTelemetry writes it again after reading it: no blanks, values encoded where they must be, of
-/// members with the same key the last one. The order stays (in Go it is random).
+/// members with the same key the last one. The order stays (in Go it is random). Encoding can make it longer than what is
+/// accepted, as it does there.
 ///
 /// # Errors
 /// The first offence.
