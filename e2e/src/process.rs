@@ -9,6 +9,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+/// Flags of a daprd that asks its app every second whether it is well, and believes the first answer.
+pub const APP_HEALTH_CHECKS: [&str; 7] = [
+    "--enable-app-health-check",
+    "--app-health-probe-interval",
+    "1",
+    "--app-health-probe-timeout",
+    "900",
+    "--app-health-threshold",
+    "1",
+];
+
 mod daprd;
 mod exclusive;
 mod port;

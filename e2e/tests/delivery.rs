@@ -9,18 +9,9 @@ use std::time::Duration;
 
 use outrigger_e2e::ask::{ask, assert_calm, get, soon};
 use outrigger_e2e::http::app::FakeApp;
-use outrigger_e2e::process::{Daprd, DaprdOptions, RedisServer};
+use outrigger_e2e::process::{APP_HEALTH_CHECKS, Daprd, DaprdOptions, RedisServer};
 use outrigger_e2e::sdk::component;
 use serde_json::{Value, json};
-
-fn answers(app: &FakeApp, subscriptions: &Value, more: Value) {
-    let subscribe = json!({"path": "/dapr/subscribe", "status": 200,
-        "headers": {"content-type": "application/json"}, "body": subscriptions.to_string()});
-    let mut scripts = vec![subscribe];
-    scripts.extend(more.as_array().unwrap().clone());
-    scripts.push(json!({"path": "*", "status": 200}));
-    app.set_standing(serde_json::from_value(Value::Array(scripts)).unwrap());
-}
 
 async fn sidecar(app: &FakeApp, server: &RedisServer, dir: &Path, more: &[&str], flags: &[&str]) -> Daprd {
     let host = format!("127.0.0.1:{}", server.port());
@@ -78,17 +69,8 @@ async fn events_wait_while_the_app_is_not_well() {
     let server = RedisServer::start(dir.path()).await;
     let app = FakeApp::start("app").await;
     let subscription = json!([{"pubsubname": "bus", "topic": "news", "route": "/news"}]);
-    answers(&app, &subscription, json!([]));
-    let flags = [
-        "--enable-app-health-check",
-        "--app-health-probe-interval",
-        "1",
-        "--app-health-probe-timeout",
-        "900",
-        "--app-health-threshold",
-        "1",
-    ];
-    let mut sidecar = sidecar(&app, &server, &dir.path().join("daprd"), &[], &flags).await;
+    app.subscribe(&subscription, json!([]));
+    let mut sidecar = sidecar(&app, &server, &dir.path().join("daprd"), &[], &APP_HEALTH_CHECKS).await;
     let port = sidecar.http_port();
     let reachable = async || get(port, "/v1.0/invoke/taker/method/x").await.status == 200;
     let mut expected = Vec::new();
@@ -102,7 +84,7 @@ async fn events_wait_while_the_app_is_not_well() {
             got.iter().any(|data| *data == first)
         })
         .await;
-        answers(&app, &subscription, json!([{"path": "/healthz", "status": 503}]));
+        app.subscribe(&subscription, json!([{"path": "/healthz", "status": 503}]));
         soon("the app is not well", async || !reachable().await).await;
         let _ = app.take_calls();
         publish(&sidecar, "news", &second).await;
@@ -111,7 +93,7 @@ async fn events_wait_while_the_app_is_not_well() {
             taken(&app, "/news").is_empty(),
             "an app that is not well gets no events"
         );
-        answers(&app, &subscription, json!([]));
+        app.subscribe(&subscription, json!([]));
         let mut got = Vec::new();
         soon("the event that waited arrives", async || {
             got.extend(taken(&app, "/news"));
@@ -133,8 +115,7 @@ async fn what_the_app_refuses_or_is_not_there_for_goes_to_the_dead_letter_topic(
         {"pubsubname": "bus", "topic": "news", "route": "/news", "deadLetterTopic": "dead"},
         {"pubsubname": "bus", "topic": "dead", "route": "/dead"},
     ]);
-    answers(
-        &app,
+    app.subscribe(
         &subscription,
         json!([
             {"path": "/news", "status": 500},

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use outrigger_e2e::ask::{ask, assert_calm, assert_no_panic, expect, get, text};
 use outrigger_e2e::http::app::FakeApp;
 use outrigger_e2e::http::client::{Answer, Request, send};
-use outrigger_e2e::process::{Daprd, DaprdOptions, free_port, wait_until};
+use outrigger_e2e::process::{APP_HEALTH_CHECKS, Daprd, DaprdOptions, free_port, wait_until};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -230,18 +230,7 @@ async fn health_checks_turn_calls_off_and_on() {
     let healthy = json!([{"path": "*", "status": 200, "body": "ok"}]);
     let sick = json!([{"path": "/healthz", "status": 503}, {"path": "*", "status": 200, "body": "ok"}]);
     let app = app(sick.clone()).await;
-    let options = options(
-        &app,
-        &[
-            "--enable-app-health-check",
-            "--app-health-probe-interval",
-            "1",
-            "--app-health-probe-timeout",
-            "900",
-            "--app-health-threshold",
-            "1",
-        ],
-    );
+    let options = options(&app, &APP_HEALTH_CHECKS);
     let mut sidecar = Daprd::start_ready(&options, dir.path()).await;
     let http = sidecar.http_port();
     for (answers, status) in [(&sick, 500), (&healthy, 200), (&sick, 500), (&healthy, 200)] {

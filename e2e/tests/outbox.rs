@@ -48,13 +48,9 @@ fn bus(redis: &RedisServer) -> String {
 
 async fn app() -> FakeApp {
     let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
-                "body": r#"[{"pubsubname": "bus", "topic": "orders", "route": "/orders"}]"#},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
+    app.subscribe(
+        &json!([{"pubsubname": "bus", "topic": "orders", "route": "/orders"}]),
+        json!([]),
     );
     app
 }

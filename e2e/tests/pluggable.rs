@@ -65,15 +65,12 @@ async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
     std::fs::write(socket.with_extension("txt"), "no socket").unwrap();
     let mut running = process(dir.path(), &socket).await;
     let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
-                "body": r#"[{"pubsubname": "bus", "topic": "news", "route": "/news"}]"#},
+    app.subscribe(
+        &json!([{"pubsubname": "bus", "topic": "news", "route": "/news"}]),
+        json!([
             {"path": "/in", "method": "POST", "status": 200, "headers": {"content-type": "application/json"}, "body": "\"answered\""},
             {"path": "/news", "status": 500},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
+        ]),
     );
     let mut sidecar = Daprd::start_ready(&plugged(&socket, Some(&app)), &dir.path().join("sidecar")).await;
     let port = sidecar.http_port();
@@ -259,13 +256,9 @@ async fn errors_limits_bulks_and_queries_of_a_pluggable_component_are_its_own() 
     let socket = place(dir.path());
     let _running = process(dir.path(), &socket).await;
     let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "headers": {"content-type": "application/json"},
-                "body": r#"[{"pubsubname": "bus", "topic": "news", "route": "/news"}]"#},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
+    app.subscribe(
+        &json!([{"pubsubname": "bus", "topic": "news", "route": "/news"}]),
+        json!([]),
     );
     let mut sidecar = Daprd::start_ready(&plugged(&socket, Some(&app)), &dir.path().join("sidecar")).await;
     let port = sidecar.http_port();

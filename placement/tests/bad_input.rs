@@ -2,6 +2,8 @@
 //! On virtual time, without sockets; `wire.rs` has what can go wrong on the wire.
 #![allow(clippy::unwrap_used, reason = "test helpers are outside of #[test] functions")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use outrigger_placement::wire::Order;
 use outrigger_placement::{Moment, Settings, Speaks, StreamId};
 use outrigger_proto::placement::v1::{Host, PlacementOrder};
 use prost::Message as _;
+
+use common::message;
 
 const REPORT: i32 = 1;
 const LEASE: i32 = 5;
@@ -35,16 +39,6 @@ struct Sidecar {
     /// Addresses of the hosts of `cat`, as of the last `unlock`.
     hosts: Vec<String>,
     ended: Option<Status>,
-}
-
-fn message(id: &str, operation: i32, version: Option<u64>) -> Host {
-    Host {
-        id: id.into(),
-        namespace: "shop".into(),
-        operation,
-        version,
-        ..Host::default()
-    }
 }
 
 fn report(id: &str, types: &[&str]) -> Host {

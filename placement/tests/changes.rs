@@ -1,6 +1,8 @@
 //! Sidecars of ours are told which types changed, others whole tables; both come to know the same.
 #![allow(clippy::unwrap_used, reason = "test helpers are outside of #[test] functions")]
 
+mod common;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use outrigger_placement::namespace::{Effect, Ending};
 use outrigger_placement::{Moment, Settings, Speaks, StreamId};
 use outrigger_proto::placement::v1::{Host, PlacementOrder};
 use prost::Message as _;
+
+use common::message;
 
 /// Hosts by type.
 type Known = BTreeMap<String, Vec<String>>;
@@ -27,16 +31,6 @@ struct Bench {
     hub: Hub,
     now: Moment,
     sidecars: BTreeMap<StreamId, Sidecar>,
-}
-
-fn message(id: &str, operation: i32, version: Option<u64>) -> Host {
-    Host {
-        id: id.into(),
-        namespace: "shop".into(),
-        operation,
-        version,
-        ..Host::default()
-    }
 }
 
 fn known(of: &[(&str, &[&str])]) -> Known {

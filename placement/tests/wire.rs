@@ -2,6 +2,8 @@
 //! served meanwhile.
 #![allow(clippy::unwrap_used, reason = "test helpers are outside of #[test] functions")]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use common::message;
 
 const PATH: &str = "/dapr.proto.placement.v1.Placement/ReportDaprStatus";
 /// Longer than anything here takes on a busy machine.
@@ -135,16 +139,6 @@ impl Service {
         });
         tokio::time::timeout(LIMIT, ready).await.unwrap().unwrap();
         tasks
-    }
-}
-
-fn message(id: &str, operation: i32, version: Option<u64>) -> Host {
-    Host {
-        id: id.into(),
-        namespace: "shop".into(),
-        operation,
-        version,
-        ..Host::default()
     }
 }
 

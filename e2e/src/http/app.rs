@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -99,6 +100,19 @@ impl FakeApp {
             scripts,
             used: BTreeMap::new(),
         };
+    }
+
+    /// As long as it runs: has these subscriptions, gives the answers of `more` (an array of scripts), and 200 to all else.
+    ///
+    /// # Panics
+    /// If `more` is no array of scripts.
+    pub fn subscribe(&self, subscriptions: &Value, more: Value) {
+        let asked = json!({"path": "/dapr/subscribe", "status": 200,
+            "headers": {"content-type": "application/json"}, "body": subscriptions.to_string()});
+        let mut scripts = vec![asked];
+        scripts.extend(more.as_array().expect("an array of scripts").iter().cloned());
+        scripts.push(json!({"path": "*", "status": 200}));
+        self.set_standing(serde_json::from_value(Value::Array(scripts)).expect("scripts"));
     }
 
     /// Sets the answers of a case, which go before the standing ones, and forgets those of the last case.
@@ -239,7 +253,6 @@ fn encode(script: &Script, method: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
 
     use super::*;
     use crate::http::client::{Answer, Request, send};
