@@ -9,6 +9,7 @@ use std::path::PathBuf;
 mod api;
 mod handle;
 mod image;
+mod left;
 mod node;
 mod pki;
 mod settings;

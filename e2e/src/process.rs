@@ -27,6 +27,7 @@ mod redis_server;
 
 pub use daprd::{Daprd, DaprdOptions};
 pub use exclusive::{Exclusive, exclusive};
+pub(crate) use port::lock_folder;
 pub use port::{Port, dead_port, free_port};
 pub use redis_server::RedisServer;
 

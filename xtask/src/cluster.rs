@@ -57,7 +57,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
             Some(file) => use_from_outside(&root, &place, file, args.load.as_deref()),
             None => up(&root, &place, args),
         },
-        What::Down => down(&place),
+        What::Down => down(&root, &place),
         What::Status => status(&place),
     }
 }
@@ -86,6 +86,11 @@ impl Place {
         let command = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
         // Another process may have got the number since.
         command.contains("cluster").then_some(id)
+    }
+
+    /// Whether there are files of one that has no process.
+    fn has_left(&self) -> bool {
+        self.folder.exists() && self.process().is_none() && self.outside().is_none()
     }
 
     /// The path of its kubeconfig, once it is up.
@@ -147,6 +152,10 @@ fn use_from_outside(root: &Path, place: &Place, file: &Path, load: Option<&str>)
 
 fn up(root: &Path, place: &Place, args: &UpArgs) -> Result<()> {
     refuse_a_second(place)?;
+    refuse_others_than_root()?;
+    if place.has_left() {
+        remove_left(root, place)?;
+    }
     let mut build = cargo(root);
     // As CI builds: with other packages chosen crates have other features, and everything is built anew.
     build.args(["build", "--locked", "--workspace", "--bin", "cluster"]);
@@ -154,7 +163,6 @@ fn up(root: &Path, place: &Place, args: &UpArgs) -> Result<()> {
         build.args(["--bin", program]);
     }
     ensure!(build.status()?.success(), "the programs could not be built");
-    let _ = fs::remove_dir_all(&place.folder);
     fs::create_dir_all(&place.folder)?;
     let log = File::create(place.folder.join("log"))?;
     let mut child = Command::new(root.join("target/debug/cluster"))
@@ -176,8 +184,19 @@ fn up(root: &Path, place: &Place, args: &UpArgs) -> Result<()> {
         }
         let ended = child.try_wait()?;
         if ended.is_some() || Instant::now() > deadline {
+            let how = match ended {
+                Some(status) => format!("its process ended with {status}"),
+                None => {
+                    tell_to_stop(child.id())?;
+                    child.wait()?;
+                    format!("not within {PATIENCE:?}")
+                }
+            };
             let log = fs::read_to_string(place.folder.join("log")).unwrap_or_default();
-            bail!("the cluster did not come up ({ended:?}; root and `cargo xtask setup` are needed):\n{log}");
+            bail!(
+                "the cluster did not come up: {how} (parts are missing? `cargo xtask setup` installs them; logs are in {}):\n{log}",
+                place.folder.display()
+            );
         }
         std::thread::sleep(Duration::from_millis(200));
     };
@@ -188,6 +207,46 @@ fn up(root: &Path, place: &Place, args: &UpArgs) -> Result<()> {
         "export KUBECONFIG={kubeconfig} PATH={}:$PATH",
         place.bin.display()
     );
+    Ok(())
+}
+
+/// Before minutes of building.
+fn refuse_others_than_root() -> Result<()> {
+    let told = Command::new("id")
+        .arg("-u")
+        .output()
+        .context("asking who runs this")?;
+    ensure!(
+        told.stdout.trim_ascii() == b"0",
+        "a cluster on this machine needs root, for network namespaces, mounts and containers: run this as root, or take a \
+         cluster of yours with `--kubeconfig FILE`"
+    );
+    Ok(())
+}
+
+/// Of one whose process was killed: its other processes, networks, mounts and files.
+fn remove_left(root: &Path, place: &Place) -> Result<()> {
+    let program = root.join("target/debug/cluster");
+    let status = Command::new(&program)
+        .arg("remove-left")
+        .status()
+        .with_context(|| {
+            format!(
+                "starting {}, which `cargo build --workspace --bin cluster` makes",
+                program.display()
+            )
+        })?;
+    ensure!(status.success(), "{} ended with {status}", program.display());
+    remove_folder(place)
+}
+
+fn remove_folder(place: &Place) -> Result<()> {
+    fs::remove_dir_all(&place.folder).with_context(|| format!("removing {}", place.folder.display()))
+}
+
+fn tell_to_stop(id: u32) -> Result<()> {
+    let told = Command::new("kill").arg(id.to_string()).status()?;
+    ensure!(told.success(), "process {id} cannot be told to stop");
     Ok(())
 }
 
@@ -215,28 +274,39 @@ fn install(root: &Path, place: &Place, kubeconfig: &str) -> Result<()> {
     Ok(())
 }
 
-fn down(place: &Place) -> Result<()> {
+fn down(root: &Path, place: &Place) -> Result<()> {
     if let Some(file) = place.outside() {
         let status = place
             .tool("helm", &file)
-            .args(["uninstall", "dapr", "--namespace", "dapr-system", "--wait"])
+            .args(["uninstall", "dapr", "--namespace", "dapr-system"])
+            .args(["--wait", "--ignore-not-found"])
             .status()?;
-        ensure!(status.success(), "helm ended with {status}");
-        return fs::remove_dir_all(&place.folder)
-            .with_context(|| format!("removing {}", place.folder.display()));
+        ensure!(
+            status.success(),
+            "helm ended with {status}; if that cluster is gone, remove {}",
+            place.folder.display()
+        );
+        println!(
+            "left there, as users' resources would go with them: the namespace dapr-system and the CRDs (`kubectl delete -f \
+             charts/outrigger/crds`)"
+        );
+        return remove_folder(place);
+    }
+    if place.has_left() {
+        println!("its process is no more: removing what it left");
+        return remove_left(root, place);
     }
     let Some(id) = place.process() else {
         println!("there is none");
         return Ok(());
     };
-    let told = Command::new("kill").arg(id.to_string()).status()?;
-    ensure!(told.success(), "process {id} cannot be told to stop");
+    tell_to_stop(id)?;
     let deadline = Instant::now() + PATIENCE;
     while place.process().is_some() {
         ensure!(Instant::now() < deadline, "process {id} does not end");
         std::thread::sleep(Duration::from_millis(200));
     }
-    fs::remove_dir_all(&place.folder).with_context(|| format!("removing {}", place.folder.display()))
+    remove_folder(place)
 }
 
 fn status(place: &Place) -> Result<()> {
@@ -249,15 +319,34 @@ fn status(place: &Place) -> Result<()> {
             println!("process {id}, KUBECONFIG={file}");
             file
         }
-        _ => {
+        (None, Some(id), None) => {
+            println!(
+                "process {id} brings it up; its log is {}",
+                place.folder.join("log").display()
+            );
+            return Ok(());
+        }
+        (None, None, _) if place.has_left() => {
+            println!("its process is no more; `cargo xtask cluster down` removes what it left");
+            return Ok(());
+        }
+        (None, None, _) => {
             println!("there is none; `cargo xtask cluster up` starts one");
             return Ok(());
         }
     };
     let status = place
         .tool("kubectl", &kubeconfig)
-        .args(["get", "nodes,pods", "--all-namespaces"])
-        .status()?;
-    ensure!(status.success(), "the API server does not answer");
+        .args(["get", "nodes,pods", "--all-namespaces", "--request-timeout=5s"])
+        .status()
+        .context("kubectl is built by `cargo xtask setup`")?;
+    if place.outside().is_some() {
+        ensure!(status.success(), "the API server of {kubeconfig} does not answer");
+    }
+    ensure!(
+        status.success(),
+        "the API server does not answer: its log is {}; `cargo xtask cluster down` removes the cluster",
+        place.folder.join("kube-apiserver.log").display()
+    );
     Ok(())
 }

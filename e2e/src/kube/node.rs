@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::left::{self, PREFIX};
 use super::settings;
 use super::{Identity, Kube, Pki, kube_binary};
 use crate::process::{Exclusive, Program, Running, exclusive, wait_until};
@@ -20,6 +21,8 @@ pub(super) const NODE_IP: &str = "10.244.0.1";
 /// Where CoreDNS answers.
 pub(super) const DNS_IP: &str = "10.96.0.10";
 const API_PORT: u16 = 6443;
+/// One cluster at a time on a machine.
+const LOCK: &str = "kubernetes-node";
 /// How long the parts may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -46,7 +49,7 @@ impl Place {
 
     /// The control group that its pods are in: one for each kubelet, as each removes groups of pods that it does not know.
     pub(super) fn cgroup(&self) -> String {
-        format!("outrigger-{}-{}", std::process::id(), self.number)
+        format!("{PREFIX}{}-{}", std::process::id(), self.number)
     }
 
     fn socket(&self) -> PathBuf {
@@ -145,8 +148,8 @@ impl Network {
 
     fn new(place: &Place) -> Self {
         let name = match place.number {
-            1 => format!("outrigger-{}", std::process::id()),
-            number => format!("outrigger-{}-{number}", std::process::id()),
+            1 => format!("{PREFIX}{}", std::process::id()),
+            number => format!("{PREFIX}{}-{number}", std::process::id()),
         };
         let network = Self {
             name,
@@ -198,20 +201,25 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
-        // The first one's; it goes with the namespace, but not at once.
-        let _ = Command::new("ip")
-            .args(["link", "del", "outrigger0"])
-            .stderr(Stdio::null())
-            .status();
+        remove_network(&self.name);
         for folder in cgroups(&self.cgroup) {
             remove_groups(&folder);
         }
     }
 }
 
+/// Removes a network namespace with the links to it.
+pub(super) fn remove_network(name: &str) {
+    let _ = Command::new("ip").args(["netns", "del", name]).status();
+    // The first one's; it goes with the namespace, but not at once.
+    let _ = Command::new("ip")
+        .args(["link", "del", "outrigger0"])
+        .stderr(Stdio::null())
+        .status();
+}
+
 /// The folders of a control group: one in each hierarchy that is mounted.
-fn cgroups(group: &str) -> Vec<PathBuf> {
+pub(super) fn cgroups(group: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let mut folders: Vec<PathBuf> = mounts
         .lines()
@@ -224,7 +232,7 @@ fn cgroups(group: &str) -> Vec<PathBuf> {
 }
 
 /// Removes a group with those in it, which only go one by one and from the bottom.
-fn remove_groups(folder: &Path) {
+pub(super) fn remove_groups(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_groups(&entry.path());
@@ -250,7 +258,8 @@ impl Cluster {
     /// How a test reaches the node: this address has the API server (port 6443) and every node port.
     pub const HOST_LINK: &str = Network::INSIDE;
 
-    /// Brings it up with its files below `dir`: some twenty seconds, and a few more for each node beyond the first.
+    /// Brings it up with its files below `dir`: some twenty seconds, and a few more for each node beyond the first. Before, it
+    /// removes what a cluster has left whose process was killed.
     ///
     /// # Panics
     /// If a part is missing or does not come up; not being root is such a case, and a number of nodes that is not 1 to 50.
@@ -259,7 +268,9 @@ impl Cluster {
             (1..=50).contains(&nodes),
             "a cluster has 1 to 50 nodes, not {nodes}"
         );
-        let only = exclusive("kubernetes-node").await;
+        let only = exclusive(LOCK).await;
+        left::remove();
+        left::remember(dir);
         let pki = Pki::new(&dir.join("pki"));
         let admin = pki.issue("admin", Some("system:masters"), &[]);
         let url = format!("https://{}:{API_PORT}", Self::HOST_LINK);
@@ -293,6 +304,12 @@ impl Cluster {
         }
         cluster.dns().await;
         cluster
+    }
+
+    /// Removes what a cluster has left whose process was killed; waits for one that still has its process.
+    pub async fn remove_left() {
+        let _only = exclusive(LOCK).await;
+        left::remove();
     }
 
     /// Loads an image archive (docker or OCI layout in a tar) into every node.
@@ -479,6 +496,8 @@ impl Drop for Cluster {
         for (_, program) in self.programs.iter_mut().rev() {
             program.kill();
         }
+        self.networks.clear();
+        left::forget();
     }
 }
 

@@ -25,6 +25,13 @@ pub async fn exclusive(name: &str) -> Exclusive {
         .write(true)
         .open(&path);
     let file = file.unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    if file.try_lock().is_ok() {
+        return Exclusive { _lock: file };
+    }
+    eprintln!(
+        "waiting for another process of this machine, which has {}",
+        path.display()
+    );
     let lock = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
     let lock = lock.expect("locking does not panic");
     Exclusive {

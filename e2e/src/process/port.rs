@@ -66,7 +66,7 @@ pub fn dead_port() -> Port {
 }
 
 /// Where the lock files lie: one folder for the whole machine.
-pub(super) fn lock_folder() -> PathBuf {
+pub(crate) fn lock_folder() -> PathBuf {
     let folder = std::env::temp_dir().join("outrigger-e2e-locks");
     std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
     folder
