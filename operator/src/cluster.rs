@@ -1,9 +1,12 @@
 //! The way to the API server, and the system Configuration (contract `operator`, section 1).
 
+use std::fmt::Display;
+use std::time::Duration;
+
 use kube::api::DynamicObject;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use outrigger_service::Failure;
+use outrigger_service::{Failure, soon};
 
 use crate::kinds::Kind;
 
@@ -32,18 +35,29 @@ pub struct SystemConfig {
     pub trust_domain: String,
 }
 
-/// Reads it.
+/// How long the API server may take for it.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Reads it; the chart may install it a moment after us.
 ///
 /// # Errors
 /// If it is missing, says nothing about mutual TLS, or the API server does not answer.
 pub async fn system_config(client: &Client, namespace: &str, name: &str) -> Result<SystemConfig, Failure> {
     let api: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), namespace, &Kind::Configuration.resource());
-    let object = api.get(name).await.map_err(|error| {
+    let failed = |why: &dyn Display| {
         Failure::new(format!(
-            "unable to get configuration {namespace}/{name}: {error}; the chart installs it, --config names it"
+            "unable to get configuration {namespace}/{name}: {why}; the chart installs it, --config names it"
         ))
-    })?;
+    };
+    let what = format!("Configuration {name}");
+    let found = soon(&what, async || {
+        let asked = tokio::time::timeout(LIMIT, api.get_opt(name)).await;
+        asked
+            .map_err(|_| Failure::new(format!("the API server did not answer within {LIMIT:?}")))?
+            .map_err(|error| failed(&error))
+    });
+    let object = found.await?.ok_or_else(|| failed(&"there is none"))?;
     let mtls = object.data.pointer("/spec/mtls").ok_or_else(|| {
         Failure::new(format!(
             "mTLS must be configured: Configuration {namespace}/{name} has no spec.mtls"

@@ -23,8 +23,6 @@ use crate::secrets::{FromApi, Secrets};
 use crate::settings::Settings;
 use crate::{LOG, conversion, definition, feed};
 
-/// How long the API server may take for what is asked at start.
-const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long calls in flight may take once the end has begun.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -47,10 +45,7 @@ pub async fn start(context: &mut Context) -> Result<(), Failure> {
     crypto::install();
     let client = cluster::connect(context.values.text("kubeconfig")).await?;
     let name = context.values.text("config").to_owned();
-    let asked = cluster::system_config(&client, &settings.namespace, &name);
-    let config = tokio::time::timeout(START_LIMIT, asked)
-        .await
-        .map_err(|_| Failure::new(format!("the API server did not answer within {START_LIMIT:?}")))??;
+    let config = cluster::system_config(&client, &settings.namespace, &name).await?;
     let security = security(context, &settings, &config).await?;
     provider.ready();
     secured.ready();

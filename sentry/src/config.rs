@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_model::GoDuration;
 use outrigger_process::Environment;
 use outrigger_resources::configuration;
-use outrigger_service::Failure;
+use outrigger_service::{Failure, soon};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, ClusterError};
@@ -37,17 +37,24 @@ pub fn from_file(path: &str, environment: &Environment) -> Result<SystemConfig, 
     read(&mtls)
 }
 
-/// From the Configuration of that name in sentry's namespace.
+/// From the Configuration of that name in sentry's namespace; the chart may install it a moment after us.
 ///
 /// # Errors
 /// If it is missing, or a setting makes no sense.
 pub async fn from_cluster(cluster: &Cluster, namespace: &str, name: &str) -> Result<SystemConfig, Failure> {
     let path = format!("/apis/dapr.io/v1alpha1/namespaces/{namespace}/configurations/{name}");
-    let configuration = cluster.get(&path).await.map_err(|error| match error {
-        ClusterError::NotFound => Failure::new(format!(
+    let what = format!("Configuration {name}");
+    let found = soon(&what, async || match cluster.get(&path).await {
+        Ok(configuration) => Ok(Some(configuration)),
+        Err(ClusterError::NotFound) => Ok(None),
+        Err(other) => Err(Failure::new(format!(
+            "Configuration {name} cannot be read: {other}"
+        ))),
+    });
+    let configuration = found.await?.ok_or_else(|| {
+        Failure::new(format!(
             "Configuration {name} does not exist in namespace {namespace}; create it, or name another with --config"
-        )),
-        other => Failure::new(format!("Configuration {name} cannot be read: {other}")),
+        ))
     })?;
     read(&configuration["spec"]["mtls"])
 }

@@ -42,6 +42,7 @@ mod health;
 mod http;
 mod identity;
 mod main_loop;
+mod soon;
 mod spec;
 
 pub use context::{Context, Failure};
@@ -49,4 +50,5 @@ pub use health::{HealthPages, not_found};
 pub use http::{BindError, HttpServer, listen};
 pub use identity::IdentityRequest;
 pub use main_loop::run;
+pub use soon::soon;
 pub use spec::{COMMON_FLAGS, Spec, Threads, VERSION};
