@@ -115,7 +115,7 @@ fn build(root: &Path, args: &BenchFeaturesArgs, features: &str) -> Result<Built>
         .context("cargo cannot be started")?;
     ensure!(built.success(), "the build with {features:?} failed");
     let time = started.elapsed();
-    let daprd = build_folder(root, &args.profile).join("daprd");
+    let daprd = build_folder(root, &args.profile, None).join("daprd");
     let bytes = std::fs::metadata(&daprd)
         .with_context(|| format!("reading {}", daprd.display()))?
         .len();

@@ -42,14 +42,15 @@ pub(crate) fn build(profile: &str, targets: &[&str]) -> Result<PathBuf> {
         .status()
         .context("cargo cannot be started")?;
     ensure!(built.success(), "the build failed");
-    Ok(build_folder(&root, profile))
+    Ok(build_folder(&root, profile, None))
 }
 
-/// Where cargo puts what it builds with a profile.
-pub(crate) fn build_folder(root: &Path, profile: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+/// Where cargo puts what it builds with a profile, for a target if one is named.
+pub(crate) fn build_folder(root: &Path, profile: &str, target: Option<&str>) -> PathBuf {
+    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     // The profile `dev` is the one whose folder has another name.
-    target.join(if profile == "dev" { "debug" } else { profile })
+    let profile = if profile == "dev" { "debug" } else { profile };
+    folder.join(target.unwrap_or_default()).join(profile)
 }
 
 #[cfg(test)]

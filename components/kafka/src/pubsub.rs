@@ -27,6 +27,7 @@ pub struct Kafka {
     settings: Arc<Settings>,
     kafka: krafka::Kafka,
     producer: Producer,
+    partitioner: HashPartitioner,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -71,13 +72,14 @@ impl Kafka {
             .await
             .map_err(failed)?;
         let producing = &settings.producing;
+        let partitioner = HashPartitioner::default();
         let mut builder = kafka
             .producer()
             .acks(producing.acks)
             // Numbering records needs the acknowledgement of all replicas.
             .idempotent(producing.acks == krafka::producer::Acks::All)
             .compression(producing.compression)
-            .partitioner(HashPartitioner)
+            .partitioner(partitioner.clone())
             // What waits while a request is on its way goes with the next one; nothing waits for company.
             .linger(Duration::ZERO)
             // Without brokers an event fails within the time that a request to them may take.
@@ -92,6 +94,7 @@ impl Kafka {
             settings: Arc::new(settings),
             kafka,
             producer,
+            partitioner,
             shutdown: context.shutdown.clone(),
             tasks: context.tasks.clone(),
         })
@@ -127,6 +130,7 @@ impl PubSub for Kafka {
     async fn publish(&self, request: PublishRequest) -> Result<(), ComponentError> {
         let metadata = request.metadata.unwrap_or_default();
         let record = self.record(&request.topic, request.data, &metadata)?;
+        let _in_flight = self.partitioner.in_flight();
         self.producer
             .send(record)
             .await
@@ -142,6 +146,7 @@ impl PubSub for Kafka {
                 Some(own) => request.metadata.clone().into_iter().chain(own).collect(),
                 None => request.metadata.clone(),
             };
+            let in_flight = self.partitioner.in_flight();
             let enqueued = match self.record(&request.topic, entry.data, &metadata) {
                 Ok(record) => self
                     .producer
@@ -151,14 +156,14 @@ impl PubSub for Kafka {
                 Err(error) => Err(error),
             };
             match enqueued {
-                Ok(delivery) => sent.push((entry.entry_id, delivery)),
+                Ok(delivery) => sent.push((entry.entry_id, delivery, in_flight)),
                 Err(error) => errors.push(FailedEntry {
                     entry_id: entry.entry_id,
                     error,
                 }),
             }
         }
-        for (entry_id, delivery) in sent {
+        for (entry_id, delivery, _in_flight) in sent {
             if let Err(error) = delivery.await {
                 errors.push(FailedEntry {
                     entry_id,

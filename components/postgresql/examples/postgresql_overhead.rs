@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "shared with the tests, which use more of it")]
 mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use outrigger_components_api::state::{GetRequest, StateStore as _};
 use outrigger_components_api::testing::overhead::compare;
@@ -15,17 +15,29 @@ use outrigger_components_api::testing::state::write;
 use outrigger_components_postgresql::PostgresState;
 use tokio_postgres::{Client, Statement};
 
-/// Connections of either side.
-const CONNECTIONS: u64 = 4;
+/// Connections of either side, as many as calls at the same time, so that a call has one to itself on both.
+const CONNECTIONS: usize = 16;
 
-async fn clients(server: &server::Server, sql: &str) -> Arc<Vec<(Client, Statement)>> {
-    let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let client = server.client().await;
-        let statement = client.prepare(sql).await.unwrap();
-        clients.push((client, statement));
+/// Connections of the plain client with a prepared statement.
+#[derive(Clone)]
+struct Plain(Arc<Mutex<Vec<(Client, Statement)>>>);
+
+impl Plain {
+    async fn new(server: &server::Server, sql: &str) -> Self {
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let client = server.client().await;
+            let statement = client.prepare(sql).await.unwrap();
+            clients.push((client, statement));
+        }
+        Self(Arc::new(Mutex::new(clients)))
     }
-    Arc::new(clients)
+
+    async fn with(&self, call: impl AsyncFnOnce(&Client, &Statement)) {
+        let (client, statement) = self.0.lock().unwrap().pop().unwrap();
+        call(&client, &statement).await;
+        self.0.lock().unwrap().push((client, statement));
+    }
 }
 
 #[tokio::main(worker_threads = 1)]
@@ -39,13 +51,15 @@ async fn main() {
 
     let sql = "SELECT value, etag::text, expires_at FROM state \
                WHERE key = $1 AND (expires_at IS NULL OR expires_at >= now())";
-    let reading = clients(&server, sql).await;
-    let get = move |n| {
-        let clients = reading.clone();
+    let reading = Plain::new(&server, sql).await;
+    let get = move |_| {
+        let plain = reading.clone();
         async move {
-            let (client, statement) = &clients[(n % CONNECTIONS) as usize];
-            let row = client.query_opt(statement, &[&"k"]).await.unwrap().unwrap();
-            let _: Vec<u8> = row.get(0);
+            let read = async |client: &Client, statement: &Statement| {
+                let row = client.query_opt(statement, &[&"k"]).await.unwrap().unwrap();
+                let _: Vec<u8> = row.get(0);
+            };
+            plain.with(read).await;
         }
     };
     let reader = store.clone();
@@ -63,17 +77,19 @@ async fn main() {
 
     let sql = "INSERT INTO state AS t (key, value, etag) VALUES ($1, $2, gen_random_uuid()) \
                ON CONFLICT (key) DO UPDATE SET value = $2, etag = gen_random_uuid(), updated_at = now(), expires_at = NULL";
-    let writing = clients(&server, sql).await;
+    let writing = Plain::new(&server, sql).await;
     let data = value.clone();
     let set = move |n| {
-        let (clients, data) = (writing.clone(), data.clone());
+        let (plain, data) = (writing.clone(), data.clone());
         async move {
-            let (client, statement) = &clients[(n % CONNECTIONS) as usize];
             let key = format!("plain{}", n % 1000);
-            client
-                .execute(statement, &[&key, &data.as_bytes()])
-                .await
-                .unwrap();
+            let write = async |client: &Client, statement: &Statement| {
+                client
+                    .execute(statement, &[&key, &data.as_bytes()])
+                    .await
+                    .unwrap();
+            };
+            plain.with(write).await;
         }
     };
     let ours = move |n| {

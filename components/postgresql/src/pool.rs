@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use outrigger_components_api::{InitContext, InitError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -184,23 +185,7 @@ impl Pool {
     /// # Errors
     /// As the server says, or that it does not answer in time.
     pub(crate) async fn rows(&self, sql: &str, values: Values<'_>, again: bool) -> Result<Vec<Row>, DbError> {
-        self.within(async {
-            let mut again = again;
-            loop {
-                let mut lease = self.lease().await?;
-                match lease.rows(sql, values).await {
-                    Err(error) if again && error.is_lost() => {
-                        again = false;
-                        self.forget_idle();
-                    }
-                    result => {
-                        lease.give_back();
-                        return result;
-                    }
-                }
-            }
-        })
-        .await
+        Ok(self.run(sql, values, again).await?.rows)
     }
 
     /// As [`Pool::rows`], for a statement of which only the number of changed rows matters.
@@ -208,11 +193,14 @@ impl Pool {
     /// # Errors
     /// As [`Pool::rows`].
     pub(crate) async fn execute(&self, sql: &str, values: Values<'_>, again: bool) -> Result<u64, DbError> {
+        Ok(self.run(sql, values, again).await?.changed)
+    }
+
+    async fn run(&self, sql: &str, values: Values<'_>, mut again: bool) -> Result<Answer, DbError> {
         self.within(async {
-            let mut again = again;
             loop {
                 let mut lease = self.lease().await?;
-                match lease.execute(sql, values).await {
+                match lease.run(sql, values).await {
                     Err(error) if again && error.is_lost() => {
                         again = false;
                         self.forget_idle();
@@ -249,6 +237,13 @@ impl Pool {
     }
 }
 
+/// What the server answered to a statement.
+struct Answer {
+    rows: Vec<Row>,
+    /// Rows that it changed or, of a query, returned.
+    changed: u64,
+}
+
 /// A connection in use.
 pub(crate) struct Lease {
     connection: Connection,
@@ -262,12 +257,7 @@ impl Lease {
     /// # Errors
     /// As the server says.
     pub(crate) async fn rows(&mut self, sql: &str, values: Values<'_>) -> Result<Vec<Row>, DbError> {
-        if !self.pool.0.settings.cache_statements {
-            return Ok(self.connection.client.query_typed(sql, values).await?);
-        }
-        let statement = self.prepared(sql, values).await?;
-        let plain: Vec<&(dyn ToSql + Sync)> = values.iter().map(|(value, _)| *value).collect();
-        Ok(self.connection.client.query(&statement, &plain).await?)
+        Ok(self.run(sql, values).await?.rows)
     }
 
     /// Runs a statement; how many rows it changed.
@@ -275,12 +265,27 @@ impl Lease {
     /// # Errors
     /// As the server says.
     pub(crate) async fn execute(&mut self, sql: &str, values: Values<'_>) -> Result<u64, DbError> {
-        if !self.pool.0.settings.cache_statements {
-            return Ok(self.connection.client.execute_typed(sql, values).await?);
+        Ok(self.run(sql, values).await?.changed)
+    }
+
+    async fn run(&mut self, sql: &str, values: Values<'_>) -> Result<Answer, DbError> {
+        let stream = if self.pool.0.settings.cache_statements {
+            let statement = self.prepared(sql, values).await?;
+            let values = values.iter().map(|(value, _)| *value);
+            self.connection.client.query_raw(&statement, values).await?
+        } else {
+            let values = values.iter().map(|(value, kind)| (*value, kind.clone()));
+            self.connection.client.query_typed_raw(sql, values).await?
+        };
+        let mut stream = std::pin::pin!(stream);
+        let mut rows = Vec::new();
+        while let Some(row) = stream.as_mut().try_next().await? {
+            rows.push(row);
         }
-        let statement = self.prepared(sql, values).await?;
-        let plain: Vec<&(dyn ToSql + Sync)> = values.iter().map(|(value, _)| *value).collect();
-        Ok(self.connection.client.execute(&statement, &plain).await?)
+        Ok(Answer {
+            rows,
+            changed: stream.rows_affected().unwrap_or_default(),
+        })
     }
 
     /// Runs statements without values.
