@@ -11,6 +11,9 @@ use outrigger_e2e::kube::KubeApi;
 use outrigger_e2e::process::{Port, Program, Running, binary, free_port, wait_until};
 use serde_json::{Value, json};
 
+#[path = "injector/latency.rs"]
+mod latency;
+
 const CRDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
 const NAMESPACE: &str = "dapr-system";
 
@@ -212,22 +215,20 @@ impl Stage {
     }
 
     fn admit(&self, dir: &Path, pod: &Value, namespace: &str, user: &str) -> Value {
-        let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
-            "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": namespace,
-            "operation": "CREATE", "userInfo": {"username": user, "groups": []}, "object": pod}});
-        let answer = self.ask(
-            dir,
-            "/mutate",
-            "POST",
-            Some("application/json"),
-            &review.to_string(),
-        );
+        let review = review(pod, namespace, user).to_string();
+        let answer = self.ask(dir, "/mutate", "POST", Some("application/json"), &review);
         assert_eq!(
             (answer.status, answer.content_type.as_str()),
             (200, "application/json")
         );
         serde_json::from_str(&answer.body).unwrap()
     }
+}
+
+fn review(pod: &Value, namespace: &str, user: &str) -> Value {
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": namespace,
+        "operation": "CREATE", "userInfo": {"username": user, "groups": []}, "object": pod}})
 }
 
 fn pod(annotations: &Value) -> Value {

@@ -3,7 +3,7 @@
 //! One cluster for all scenarios, one after the other, each in a namespace of its own. A scenario that fails does not stop
 //! the others; the end names them all. `SCENARIO=part-of-a-name|of-another` runs some only (and the installation).
 //!
-//! `OUTRIGGER_NODES=n` gives the cluster several nodes. `OUTRIGGER_KUBECONFIG=FILE` takes a cluster from outside (the chart must
+//! The cluster has two nodes, or as many as `OUTRIGGER_NODES` says. `OUTRIGGER_KUBECONFIG=FILE` takes a cluster from outside (the chart must
 //! not be installed there; no need for root), and `OUTRIGGER_LOAD_IMAGE="kind load image-archive"` says how images get there: that
 //! command is run with each archive's path. Without it they must be there, by the names that a failure tells.
 //! `OUTRIGGER_BIN_DIR=DIR` takes all programs from there, e.g. release builds (and `pod_app`).
@@ -24,6 +24,8 @@ mod control_plane;
 mod injection;
 #[path = "kubernetes/live.rs"]
 mod live;
+#[path = "kubernetes/nodes.rs"]
+mod nodes;
 #[path = "kubernetes/pods.rs"]
 mod pods;
 
@@ -120,6 +122,10 @@ const SCENARIOS: &[Scenario] = &[
         "actors and their reminders live in pods, and placement's replicas may be killed",
         pods::actors_live_in_pods,
     ),
+    (
+        "pods of two nodes work together, and one node is emptied under calls",
+        nodes::nodes_work_together,
+    ),
     ("jobs go with their namespace", pods::jobs_go_with_their_namespace),
     ("the control plane is small", control_plane::it_is_small),
     (
@@ -167,7 +173,7 @@ impl Stage {
         let mut archives = programs(dir, IMAGES.registry, IMAGES.tag, &names);
         archives.push(program(dir, REDIS, Path::new("/usr/bin/redis-server")));
         let Some(kubeconfig) = std::env::var_os("OUTRIGGER_KUBECONFIG") else {
-            let nodes = std::env::var("OUTRIGGER_NODES").map_or(1, |text| {
+            let nodes = std::env::var("OUTRIGGER_NODES").map_or(2, |text| {
                 text.parse()
                     .unwrap_or_else(|_| panic!("OUTRIGGER_NODES={text:?} is no number"))
             });
@@ -247,6 +253,8 @@ impl Stage {
 
     /// Takes away what a scenario that failed has left.
     fn clear(&self) {
+        let every = ["uncordon", "--selector=kubernetes.io/hostname"];
+        let _ = self.cluster.kubectl(&every, "");
         let names = "jsonpath={range .items[*]}{.metadata.name} {end}";
         let all = self.cluster.kubectl(&["get", "namespaces", "-o", names], "");
         let all = all.unwrap_or_default();
@@ -294,8 +302,8 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
-/// Id and resident kilobytes of the process of this machine whose command is `/NAME`; none of a cluster from outside.
-fn process(name: &str) -> Option<(u32, u64)> {
+/// Id and resident megabytes of the process of this machine whose command is `/NAME`; none of a cluster from outside.
+fn process(name: &str) -> Option<(u32, f64)> {
     let command = format!("/{name}\0");
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let id = entry.file_name().to_str()?.parse().ok()?;
@@ -303,7 +311,8 @@ fn process(name: &str) -> Option<(u32, u64)> {
         line.starts_with(&command).then_some(())?;
         let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        Some((id, line.split_whitespace().nth(1)?.parse().ok()?))
+        let kibibytes: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some((id, kibibytes * 1024.0 / 1e6))
     })
 }
 

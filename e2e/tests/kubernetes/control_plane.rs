@@ -233,14 +233,14 @@ pub(super) fn it_is_small(stage: &mut Stage) {
         eprintln!("left out: processes of a cluster from outside cannot be measured");
         return;
     }
-    let mut total = 0;
+    let mut total = 0.0;
     for name in ["operator", "sentry", "injector", "placement", "scheduler"] {
-        let (_, kilobytes) = process(name).unwrap_or_else(|| panic!("no process {name} of the cluster"));
-        eprintln!("resident: {name} {:.1} MB", kilobytes as f64 / 1000.0);
-        total += kilobytes;
+        let (_, megabytes) = process(name).unwrap_or_else(|| panic!("no process {name} of the cluster"));
+        eprintln!("resident: {name} {megabytes:.1} MB");
+        total += megabytes;
     }
-    eprintln!("resident: together {:.1} MB", total as f64 / 1000.0);
-    assert!(total < 200_000, "{total} kB\n{}", stage.cluster.situation());
+    eprintln!("resident: together {total:.1} MB");
+    assert!(total < 200.0, "{total} MB\n{}", stage.cluster.situation());
 }
 
 pub(super) fn uninstalling_leaves_nothing(stage: &mut Stage) {
