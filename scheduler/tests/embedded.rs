@@ -89,6 +89,34 @@ async fn followers_hear_the_content_and_then_every_change_even_after_a_restart()
 }
 
 #[tokio::test]
+async fn much_is_deleted_in_parts_between_which_others_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Embedded::open(directory.path(), u64::MAX).await.unwrap());
+    for thousand in 0..12 {
+        let puts = (0..1000)
+            .map(|n| put(&format!("many/{thousand}/{n}"), "1"))
+            .collect();
+        apply(&store, vec![], puts).await;
+    }
+    let (sender, mut feed) = mpsc::channel(64);
+    let following = store.clone();
+    let task = tokio::spawn(async move { following.follow(&["nothing"], sender).await });
+    while feed.recv().await.unwrap() != Feed::Complete {}
+    let removed = apply(&store, vec![], vec![Write::DeletePrefix("many/".into())]).await;
+    assert_eq!(removed.deleted, 12_000);
+    assert!(store.list("many/".into(), usize::MAX).await.unwrap().is_empty());
+    let mut parts = Vec::new();
+    while parts.iter().sum::<usize>() < 12_000 {
+        let Some(Feed::Events(events)) = feed.recv().await else {
+            panic!("the feed ended")
+        };
+        parts.push(events.len());
+    }
+    assert_eq!(parts, [5000, 5000, 2000]);
+    task.abort();
+}
+
+#[tokio::test]
 async fn a_full_store_says_so_before_it_takes_a_new_job() {
     let directory = tempfile::tempdir().unwrap();
     let store = Embedded::open(directory.path(), 1).await.unwrap();
