@@ -46,5 +46,5 @@ async fn keep(dir: &Path, nodes: u8) {
         eprintln!("{}: {error}", dir.display());
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
