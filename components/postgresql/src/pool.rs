@@ -11,6 +11,7 @@ use futures_util::TryStreamExt as _;
 use outrigger_components_api::{InitContext, InitError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,10 @@ pub(crate) type Driver =
 
 /// Values of a statement with their types.
 pub(crate) type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+
+/// Pauses before a server that is starting up is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MOST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Connections to one database.
 #[derive(Clone)]
@@ -129,7 +134,8 @@ impl Pool {
         })
     }
 
-    /// A connection outside the pool, driven by the caller.
+    /// A connection outside the pool, driven by the caller. A server that is starting up is waited for, as long as a call
+    /// may take.
     ///
     /// # Errors
     /// Why the server cannot be reached.
@@ -138,9 +144,23 @@ impl Pool {
             return Err(DbError::Closed);
         }
         let settings = &self.0.settings;
-        match settings.target.config.connect(self.0.tls.clone()).await {
-            Ok(connected) => Ok(connected),
-            Err(error) => Err(DbError::Connect(DbError::from(error).to_string())),
+        let until = Instant::now() + settings.timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match settings.target.config.connect(self.0.tls.clone()).await {
+                Ok(connected) => return Ok(connected),
+                // The server is there and will take connections: a start or the end of a restart, not a failure.
+                Err(error)
+                    if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
+                        && Instant::now() + pause < until
+                        && !self.0.stop.is_cancelled() =>
+                {
+                    let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+                    tokio::time::sleep(pause.mul_f64(0.5 + 0.5 * jitter)).await;
+                    pause = (pause * 2).min(MOST_PAUSE);
+                }
+                Err(error) => return Err(DbError::Connect(DbError::from(error).to_string())),
+            }
         }
     }
 

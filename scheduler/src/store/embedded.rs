@@ -143,7 +143,7 @@ impl Embedded {
     /// Deletes what starts with a prefix until there are few left. All at once, a million jobs hold up every other write
     /// for eight seconds.
     async fn thin_out(&self, prefix: &Bytes) -> Result<u64, StoreError> {
-        let (end, mut deleted) = (prefix_end(prefix).map(Bytes::from), 0);
+        let (end, mut deleted) = (prefix_end(prefix), 0);
         loop {
             let page = self.range(prefix.clone(), end.clone(), FEW).await?;
             if page.len() < FEW {

@@ -78,7 +78,8 @@ async fn connection<S>(
         if let Some(caller) = &caller {
             request.extensions_mut().insert(caller.clone());
         }
-        async move { Ok::<_, std::convert::Infallible>(api.handle(server, request).await) }
+        // Boxed, as hyper and the runtime move the future of a call eight times, and hold it twice over.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(api.handle(server, request).await) })
     });
     let (io, handle) = cork(stream);
     let connection = builder.serve_connection(TokioIo::new(io), service);

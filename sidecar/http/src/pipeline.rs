@@ -129,7 +129,7 @@ impl HttpApi {
             let (parts, body) = request.into_parts();
             self.handle_logged(Some(routed), parts, body, trace)
         };
-        middleware.run(Request::from_parts(parts, body), handle).await
+        Box::pin(middleware.run(Request::from_parts(parts, body), handle)).await
     }
 
     async fn handle_logged(
@@ -172,7 +172,7 @@ impl HttpApi {
             }
             _ if listener == Listener::Api && live.invoke_fallback => {
                 let request = ApiRequest::new(parts, body, BTreeMap::new(), trace);
-                self.answer(crate::invoke::handle(self.clone(), request).await)
+                self.answer(Box::pin(crate::invoke::handle(self.clone(), request)).await)
             }
             Match::OtherMethods(methods) => respond::method_not_allowed(&methods),
             Match::None => respond::plain_error(StatusCode::NOT_FOUND, "404 page not found"),

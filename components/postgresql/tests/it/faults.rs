@@ -7,6 +7,8 @@ use outrigger_components_api::state::StateStore;
 use outrigger_components_api::testing::faults::no_acknowledged_write_is_lost;
 use outrigger_components_api::testing::state::{read, write};
 use outrigger_components_postgresql::PostgresState;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::server::Server;
 
@@ -73,4 +75,43 @@ async fn a_cancelled_call_leaves_no_answer_to_the_next() {
             Some(expected.as_bytes())
         );
     }
+}
+
+/// Stands before a server: refuses so many connections as one that is starting up does, and forwards the others.
+async fn starting_up(server: u16, refusals: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for n in 0.. {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if n >= refusals {
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+                continue;
+            }
+            let length = client.read_u32().await.unwrap() - 4;
+            let mut start = vec![0; length as usize];
+            client.read_exact(&mut start).await.unwrap();
+            let fields = b"SFATAL\0C57P03\0Mthe database system is starting up\0\0";
+            client.write_u8(b'E').await.unwrap();
+            client.write_u32(fields.len() as u32 + 4).await.unwrap();
+            client.write_all(fields).await.unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_that_is_starting_up_is_waited_for_as_long_as_a_call_may_take() {
+    let server = Server::start().await;
+    let port = starting_up(server.port(), 3).await.to_string();
+    let context = server.context(&[("port", &port)]);
+    let store = PostgresState::connect_v2(&context).await.unwrap();
+    store.set(write("k", "1")).await.unwrap();
+    assert_eq!(read(&store, "k").await.data.as_deref(), Some(&b"1"[..]));
+
+    let port = starting_up(server.port(), usize::MAX).await.to_string();
+    let context = server.context(&[("port", &port), ("timeout", "1s")]);
+    let error = PostgresState::connect_v2(&context).await.unwrap_err();
+    assert!(error.0.contains("57P03"), "{error:?}");
 }

@@ -89,6 +89,10 @@ impl Server {
         server
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The end without a word to anybody, as in a crash: nothing is written out, clients are cut off.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::QUIT);

@@ -212,7 +212,11 @@ pub fn wire_value<'a>(name: &HeaderName, value: &'a HeaderValue) -> Cow<'a, str>
     {
         return STANDARD.encode(bytes).into();
     }
-    String::from_utf8_lossy(value.as_bytes())
+    // Plain text is looked at in whole words; the other function goes byte by byte.
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.into(),
+        Err(_) => String::from_utf8_lossy(value.as_bytes()),
+    }
 }
 
 /// The key on the internal wire: HTTP names in Go's canonical case, gRPC names and the identity headers in
