@@ -216,6 +216,40 @@ async fn actors_leave_an_app_that_is_unhealthy_and_come_back_when_it_is_well() {
     world.settle(ACTORS).await;
 }
 
+/// What happens in a pod that is deleted: the app is told first, its sidecar when it has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_leave_an_app_that_has_ended_without_a_failed_call_and_come_back_with_it() {
+    let mut world = World::start(1, 2).await;
+    let load = Load::start(&[world.caller.http_port()], 4, ACTORS, &world.ledger);
+    load.go_on(50).await;
+    for _ in 0..2 {
+        let app = &mut world.hosts[0].app;
+        let before = app.turns();
+        load.go_on(50).await;
+        assert!(app.turns() > before, "it should have actors");
+        app.end().await;
+        let before = app.turns();
+        load.go_on(200).await;
+        assert_eq!(app.turns(), before);
+        app.begin_again().await;
+        let back = async {
+            while app.turns() == before {
+                load.go_on(10).await;
+            }
+        };
+        tokio::time::timeout(BOUND, back)
+            .await
+            .expect("actors should come back");
+    }
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    assert_eq!(outcome.failed, Vec::<String>::new());
+    world.settle(ACTORS).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sidecars_find_placement_again_when_its_name_points_elsewhere() {
     let mut world = World::start_by_name(1, 2).await;

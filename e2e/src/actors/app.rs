@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{Ledger, TYPE};
@@ -24,7 +25,7 @@ const STATE_LIMIT: Duration = Duration::from_secs(20);
 pub struct CounterApp {
     shared: Arc<Shared>,
     port: u16,
-    _serving: JoinSet<()>,
+    serving: JoinSet<()>,
 }
 
 struct Shared {
@@ -36,6 +37,9 @@ struct Shared {
     deactivations: AtomicU64,
     /// What its health endpoint answers.
     health: AtomicU16,
+    /// The next answer on each connection is its last.
+    ending: AtomicBool,
+    end: Notify,
 }
 
 impl CounterApp {
@@ -54,14 +58,34 @@ impl CounterApp {
             turns: AtomicU64::new(0),
             deactivations: AtomicU64::new(0),
             health: AtomicU16::new(200),
+            ending: AtomicBool::new(false),
+            end: Notify::new(),
         });
         let mut serving = JoinSet::new();
         serving.spawn(accept(listener, Arc::clone(&shared)));
         Self {
             shared,
             port,
-            _serving: serving,
+            serving,
         }
+    }
+
+    /// Ends as an app in a pod does that is told to: takes no more connections, finishes what it was asked, and is gone.
+    pub async fn end(&mut self) {
+        self.shared.ending.store(true, Ordering::SeqCst);
+        self.shared.end.notify_one();
+        while self.serving.join_next().await.is_some() {}
+    }
+
+    /// Is there again on the same port after [`Self::end`].
+    ///
+    /// # Panics
+    /// If somebody else has taken the port.
+    pub async fn begin_again(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await;
+        let listener = listener.unwrap_or_else(|e| panic!("the port of the app is not free: {e}"));
+        self.shared.ending.store(false, Ordering::SeqCst);
+        self.serving.spawn(accept(listener, Arc::clone(&self.shared)));
     }
 
     /// Its port.
@@ -99,12 +123,26 @@ impl CounterApp {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => break,
+            },
+            () = shared.end.notified() => break,
+        };
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             let service = service_fn(|request: hyper::Request<Incoming>| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(shared.answer(request).await) }
+                async move {
+                    let mut response = shared.answer(request).await;
+                    if shared.ending.load(Ordering::SeqCst) {
+                        let close = hyper::header::HeaderValue::from_static("close");
+                        response.headers_mut().insert("connection", close);
+                    }
+                    Ok::<_, Infallible>(response)
+                }
             });
             // An error only means that the sidecar is gone; a turn under way ends with it.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -114,6 +152,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         });
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    // Connections that nobody uses any more stay open for ever.
+    let ended = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
 }
 
 fn response(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -76,6 +76,8 @@ pub struct Engine {
     pub(crate) reminders: OnceLock<Arc<dyn Reminders>>,
     /// Counts changes of what is to be reported to the placement service.
     pub(crate) reported: watch::Sender<u64>,
+    /// Counts turns that the app took no connection for while others host the type.
+    pub(crate) unreached: watch::Sender<u64>,
     /// The connection to the placement service as of now.
     pub(crate) link: watch::Sender<Link>,
     idle: IdleQueue,
@@ -140,6 +142,7 @@ impl Engine {
             fences: Fences::default(),
             reminders: OnceLock::new(),
             reported: watch::Sender::new(0),
+            unreached: watch::Sender::new(0),
             link: watch::Sender::new(Link::default()),
             idle: IdleQueue::default(),
             deactivations: Semaphore::new(DEACTIVATIONS),
@@ -187,6 +190,12 @@ impl Engine {
         let ended = self.hosting.remove(number);
         self.end_types(&ended);
         self.types_changed();
+    }
+
+    /// Changes when the app takes no connections while others host what it hosts: time to [`Self::unregister`] it, as the calls
+    /// that could not be made are tried again elsewhere.
+    pub fn unreached(&self) -> watch::Receiver<u64> {
+        self.unreached.subscribe()
     }
 
     fn end_types(self: &Arc<Self>, ended: &[Arc<Hosted>]) {

@@ -35,6 +35,8 @@ pub enum ActorError {
     Moved,
     /// The turn was cut off, since the actor moves or the placement service is gone.
     Interrupted,
+    /// The app takes no connections: it has seen nothing of the call, which another host may take. In Go's words.
+    Unreached(String),
     /// Anything else, in Go's words.
     Failed(String),
 }
@@ -48,7 +50,7 @@ impl ActorError {
     /// Whether the same call may succeed once the tables have changed: the reference tries such calls again.
     pub fn is_about_placement(&self) -> bool {
         match self {
-            Self::NoAddress(_) | Self::Moved | Self::Interrupted => true,
+            Self::NoAddress(_) | Self::Moved | Self::Interrupted | Self::Unreached(_) => true,
             Self::Status {
                 code: GrpcCode::Unavailable,
                 ..
@@ -120,7 +122,7 @@ impl std::fmt::Display for ActorError {
             Self::ReminderCanceled => f.write_str(REMINDER_CANCELED),
             Self::Moved => f.write_str(MOVED),
             Self::Interrupted => write!(f, "the turn was interrupted: {DISSEMINATING}"),
-            Self::Failed(text) => f.write_str(text),
+            Self::Unreached(text) | Self::Failed(text) => f.write_str(text),
         }
     }
 }

@@ -389,7 +389,7 @@ impl Engine {
             let _turn = turn;
             tokio::select! {
                 biased;
-                done = engine.work(&instance, work, context) => done,
+                done = engine.work(&instance, work, context) => done.map_err(|error| engine.judge(&instance, error)),
                 () = instance.cut.cancelled() => Err(ActorError::Interrupted),
             }
         });
@@ -398,6 +398,32 @@ impl Engine {
             tasks: self.tasks.clone(),
         };
         done.await.map_err(TurnError::Failed)
+    }
+
+    /// What becomes of a turn that the app took no connection for. Where others host the type, they are to take the call and
+    /// the app's other actors; where nobody does, this one goes on trying, as the reference does.
+    fn judge(&self, instance: &Instance, error: ActorError) -> ActorError {
+        match error {
+            ActorError::Unreached(text) if !self.is_hosted_elsewhere(&instance.key.actor_type) => {
+                ActorError::Failed(text)
+            }
+            ActorError::Unreached(_) => {
+                self.unreached.send_modify(|count| *count = count.wrapping_add(1));
+                error
+            }
+            other => other,
+        }
+    }
+
+    fn is_hosted_elsewhere(&self, actor_type: &str) -> bool {
+        let state = self.routing.state();
+        let table = state.current.as_ref().and_then(|tables| tables.table(actor_type));
+        table.is_some_and(|table| {
+            table
+                .hosts()
+                .iter()
+                .any(|host| !self.routing.is_own(&host.address))
+        })
     }
 
     /// The right to act went while the turn was waited for.

@@ -34,6 +34,9 @@ pub enum AppError {
     /// The connection or the exchange failed; Go's wording.
     #[error("{0}")]
     Transport(String),
+    /// The app takes no connections: it has seen nothing of the call.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The channel to the app.

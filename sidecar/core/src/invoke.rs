@@ -352,8 +352,7 @@ impl Invoker {
                 );
                 return Err(InvokeError {
                     code: error.code,
-                    message: text,
-                    is_status: false,
+                    ..InvokeError::internal(text)
                 });
             }
             attempt += 1;
@@ -443,8 +442,7 @@ fn policy_error(error: PolicyError) -> InvokeError {
     };
     InvokeError {
         code,
-        message: error.to_string(),
-        is_status: false,
+        ..InvokeError::internal(error.to_string())
     }
 }
 

@@ -211,5 +211,9 @@ fn marks(answer: &InvokeResponse) -> (bool, bool) {
 }
 
 fn failed(error: InvokeError) -> ActorError {
-    ActorError::failed(error.message)
+    if error.is_refused {
+        ActorError::Unreached(error.message)
+    } else {
+        ActorError::failed(error.message)
+    }
 }

@@ -28,7 +28,9 @@ pub struct AppHosting {
 }
 
 impl AppHosting {
-    /// Registers the app's types while it is healthy. Runs until cancelled.
+    /// Registers the app's types while it is healthy and can be reached. Runs until cancelled.
+    ///
+    /// A pod's app ends before its sidecar is told to: without this its actors would fail until then.
     pub async fn run(self) {
         let Some(engine) = &self.engine else {
             // Nothing reads the answer; apps count on being asked.
@@ -47,25 +49,38 @@ impl AppHosting {
         } else {
             streams
         };
-        let mut types = None;
+        let mut known = None;
         let mut health = app.health();
         loop {
             // Without the sender the state cannot change any more: the app is healthy, or will never be.
             if health.wait_for(|healthy| *healthy).await.is_err() {
                 return std::future::pending().await;
             }
-            let types = match &types {
-                Some(known) => known,
-                None => types.insert(self.types(app).await),
+            let types = match &known {
+                Some(types) => types,
+                None => known.insert(self.types(app).await),
             };
+            let mut unreached = engine.unreached();
             let registration = engine.register(HostedTypes::clone(types), Arc::clone(&target));
             self.streams.resume(engine);
-            if health.wait_for(|healthy| !*healthy).await.is_err() {
-                return std::future::pending().await;
-            }
-            tracing::warn!(target: "dapr.runtime.actors", "the app is unhealthy: its actors are withdrawn");
+            let is_gone = tokio::select! {
+                () = app.unhealthy() => false,
+                // The engine outlives this.
+                _ = unreached.changed() => true,
+            };
+            let why = if is_gone {
+                "takes no connections"
+            } else {
+                "is unhealthy"
+            };
+            tracing::warn!(target: "dapr.runtime.actors", "the app {why}: its actors are withdrawn");
             engine.unregister(registration);
             self.streams.suspend(engine);
+            if is_gone {
+                app.listening().await;
+                // It may have become another one.
+                known = None;
+            }
         }
     }
 

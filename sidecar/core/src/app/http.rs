@@ -228,22 +228,26 @@ impl HttpApp {
         let answer = match pool {
             Some(pool) => match pool.call(request).await {
                 Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
-                Err(error) => Err(self.describe(&error, &uri)),
+                Err(error) => Err((self.describe(&error, &uri), is_refused(&error))),
             },
             None => match self.client.request(request).await {
                 Ok(response) => Ok(response.map(|body| match slot {
                     None => Body::Incoming(body),
                     slot => with_slot(body, slot),
                 })),
-                Err(error) => Err(self.describe(&error, &uri)),
+                Err(error) => Err((self.describe(&error, &uri), is_refused(&error))),
             },
         };
         match answer {
             Ok(response) if unasked => Ok(gzip::unpack(response)),
             Ok(response) => Ok(response),
-            Err(text) => {
-                let verb = title(method.as_str());
-                Err(AppError::Transport(format!("{verb} \"{uri}\": {text}")))
+            Err((text, refused)) => {
+                let text = format!("{} \"{uri}\": {text}", title(method.as_str()));
+                Err(if refused {
+                    AppError::Refused(text)
+                } else {
+                    AppError::Transport(text)
+                })
             }
         }
     }
@@ -275,6 +279,15 @@ impl HttpApp {
         }
         crate::invoke::peer::with_source(error)
     }
+}
+
+/// Whether nobody listens at the other end.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    })
 }
 
 /// Go prints the verb of a failed request as `Get`, `Post`.

@@ -11,6 +11,8 @@ pub struct InvokeError {
     pub message: String,
     /// The error came as a gRPC status from another sidecar or app: its text is printed in Go's form.
     pub is_status: bool,
+    /// The own app takes no connections: it has seen nothing of the call.
+    pub is_refused: bool,
 }
 
 impl InvokeError {
@@ -20,6 +22,7 @@ impl InvokeError {
             code: GrpcCode::Internal,
             message: message.into(),
             is_status: false,
+            is_refused: false,
         }
     }
 
@@ -29,6 +32,7 @@ impl InvokeError {
             code,
             message: message.into(),
             is_status: true,
+            is_refused: false,
         }
     }
 

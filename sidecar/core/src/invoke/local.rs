@@ -97,7 +97,10 @@ pub(super) fn join(base: &str, method: &str, query: &str) -> Result<Uri, InvokeE
 }
 
 fn transport(error: AppError) -> InvokeError {
-    InvokeError::internal(error.to_string())
+    InvokeError {
+        is_refused: matches!(error, AppError::Refused(_)),
+        ..InvokeError::internal(error.to_string())
+    }
 }
 
 pub(super) fn http_request(uri: Uri, request: InvokeRequest) -> Result<Request<Body>, InvokeError> {
