@@ -204,12 +204,12 @@ impl Stage {
         }
     }
 
-    /// Does something while `front` calls this path of its sidecar in that namespace, and pods are asked for: how many
-    /// calls succeeded, and which failed.
-    fn under_load(&self, namespace: &str, path: &str, disturb: impl FnOnce()) -> (u64, Vec<String>) {
+    /// Does something while `front` calls these paths of its sidecar in that namespace, each one after the other, and pods are
+    /// asked for: how many calls succeeded, and which failed.
+    fn under_load(&self, namespace: &str, paths: &[&str], disturb: impl FnOnce()) -> (u64, Vec<String>) {
         let over = AtomicBool::new(false);
-        let url = &format!("http://127.0.0.1:3500/{path}");
-        let calling = || {
+        let calling = |path: &str| {
+            let url = &format!("http://127.0.0.1:3500/{path}");
             let (mut calls, mut failures) = (0, Vec::new());
             while !over.load(Ordering::Relaxed) {
                 let told = pods::exec(self, namespace, "front", &["load", "5", url]);
@@ -221,7 +221,11 @@ impl Stage {
             (calls, failures)
         };
         std::thread::scope(|scope| {
-            let calling = scope.spawn(calling);
+            let calling = &calling;
+            let calling: Vec<_> = paths
+                .iter()
+                .map(|path| scope.spawn(move || calling(path)))
+                .collect();
             let admitting = scope.spawn(|| control_plane::admissions(self, &over));
             {
                 // Also when it fails: the threads must end.
@@ -229,7 +233,12 @@ impl Stage {
                 disturb();
             }
             let (admitted, refused) = admitting.join().unwrap();
-            let (calls, mut failures) = calling.join().unwrap();
+            let (mut calls, mut failures) = (0, Vec::new());
+            for called in calling {
+                let (good, bad) = called.join().unwrap();
+                calls += good;
+                failures.extend(bad);
+            }
             eprintln!("{admitted} pods admitted meanwhile");
             assert!(admitted > 0);
             failures.extend(refused);

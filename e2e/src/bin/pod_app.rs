@@ -11,11 +11,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Between being told to end and the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Of a body.
@@ -116,8 +119,10 @@ fn serve(name: &str) -> std::io::Result<()> {
     let listener = TcpListener::bind("0.0.0.0:8080")?;
     let name: Arc<str> = name.into();
     let (ended, mut serving) = tokio::sync::oneshot::channel();
+    let ending = Arc::new(AtomicBool::new(false));
+    let is_ending = Arc::clone(&ending);
     // A test's app: its threads end with its pod.
-    std::thread::spawn(move || ended.send(accept_all(&listener, &name)));
+    std::thread::spawn(move || ended.send(accept_all(listener, &name, &is_ending)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -125,25 +130,44 @@ fn serve(name: &str) -> std::io::Result<()> {
         // The first process of a container ignores signals that it does not ask for.
         let mut told = signal(SignalKind::terminate())?;
         tokio::select! {
-            _ = told.recv() => Ok(()),
+            _ = told.recv() => {
+                // Takes no more connections, and answers for the last time on those that there are.
+                ending.store(true, Ordering::SeqCst);
+                drop(TcpStream::connect("127.0.0.1:8080"));
+                tokio::time::sleep(LAST_ANSWERS).await;
+                Ok(())
+            }
             end = &mut serving => end.unwrap_or_else(|gone| Err(std::io::Error::other(gone))),
         }
     })
 }
 
-fn accept_all(listener: &TcpListener, name: &Arc<str>) -> std::io::Result<()> {
+fn accept_all(listener: TcpListener, name: &Arc<str>, ending: &Arc<AtomicBool>) -> std::io::Result<()> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     for stream in listener.incoming() {
+        if ending.load(Ordering::SeqCst) {
+            drop(listener);
+            // The process ends when it is time.
+            loop {
+                std::thread::park();
+            }
+        }
         let (stream, seen, name) = (stream?, Arc::clone(&seen), Arc::clone(name));
+        let ending = Arc::clone(ending);
         std::thread::spawn(move || {
-            let _ = answer_all(stream, &name, &seen);
+            let _ = answer_all(stream, &name, &seen, &ending);
         });
     }
     Ok(())
 }
 
 /// Answers requests until the peer closes.
-fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn answer_all(
+    stream: TcpStream,
+    name: &str,
+    seen: &Mutex<Vec<String>>,
+    ending: &AtomicBool,
+) -> std::io::Result<()> {
     let mut out = stream.try_clone()?;
     let mut input = BufReader::new(stream);
     loop {
@@ -186,9 +210,13 @@ fn answer_all(stream: TcpStream, name: &str, seen: &Mutex<Vec<String>>) -> std::
                 line
             }
         };
+        let mut close = "";
+        if ending.load(Ordering::SeqCst) {
+            (is_last, close) = (true, "connection: close\r\n");
+        }
         write!(
             out,
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{close}\r\n{answer}",
             answer.len()
         )?;
         if is_last {

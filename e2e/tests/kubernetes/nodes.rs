@@ -94,7 +94,9 @@ pub(super) fn nodes_work_together(stage: &mut Stage) {
             assert!(seen.contains("/method/hello"), "each hosts some of ten: {line}");
         }
 
-        let (calls, failures) = stage.under_load(ns, "v1.0/invoke/host/method/load", || {
+        let actors = [0, 1, 2].map(|n| format!("v1.0/actors/T/{n}/method/load"));
+        let paths: Vec<&str> = actors.iter().map(String::as_str).chain(["v1.0/invoke/host/method/load"]).collect();
+        let (calls, failures) = stage.under_load(ns, &paths, || {
             let drain = ["drain", second, "--pod-selector=app=host", "--delete-emptydir-data", "--timeout=60s"];
             stage.cluster.kubectl(&drain, "").unwrap();
             stage.cluster.rolled_out(ns, "deploy/host", PATIENCE);

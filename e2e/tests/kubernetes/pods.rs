@@ -155,7 +155,7 @@ pub(super) fn actors_live_in_pods(stage: &mut Stage) {
                     .lines()
                     .any(|pod| seen(pod).contains("PUT /actors/T/3/method/remind/r"))
             });
-            let (calls, failures) = stage.under_load(ns, "v1.0/actors/T/3/method/load", || {
+            let (calls, failures) = stage.under_load(ns, &["v1.0/actors/T/3/method/load"], || {
                 for replica in 0..3 {
                     let pod = format!("pod/dapr-placement-server-{replica}");
                     let uid = || stage.get(SYSTEM, &pod, "{.metadata.uid}");
@@ -282,14 +282,14 @@ pub(super) fn nothing_fails_while_all_restarts(stage: &mut Stage) {
                 .unwrap();
             stage.cluster.rolled_out(namespace, what, PATIENCE);
         };
-        let (calls, failures) = stage.under_load(ns, "v1.0/invoke/back/method/load", || {
+        let (calls, failures) = stage.under_load(ns, &["v1.0/invoke/back/method/load"], || {
             restart(ns, "deploy/back");
             // Those that end go on answering for a while.
             std::thread::sleep(Duration::from_secs(10));
         });
         eprintln!("{calls} calls while the app restarted");
         assert!(failures.is_empty() && calls > 100, "{calls}, {failures:?}");
-        let (calls, failures) = stage.under_load(ns, "v1.0/invoke/back/method/load", || {
+        let (calls, failures) = stage.under_load(ns, &["v1.0/invoke/back/method/load"], || {
             for workload in WORKLOADS {
                 restart(SYSTEM, workload);
             }
