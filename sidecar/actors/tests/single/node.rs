@@ -1,5 +1,6 @@
 //! One engine whose placement service is the test itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ pub(crate) struct App {
     /// Turns that ran to their end.
     pub(crate) turns: Mutex<Vec<String>>,
     pub(crate) deactivated: Mutex<Vec<String>>,
+    /// It takes no connections.
+    pub(crate) gone: AtomicBool,
 }
 
 #[async_trait]
@@ -109,6 +112,9 @@ impl ActorTarget for App {
         request: Arc<InternalInvokeRequest>,
         _: TurnContext,
     ) -> Result<InternalInvokeResponse, ActorError> {
+        if self.gone.load(Ordering::SeqCst) {
+            return Err(ActorError::Unreached("refused".to_owned()));
+        }
         let method = &request.message.as_ref().unwrap().method;
         sleep(Duration::from_millis(method.parse().unwrap())).await;
         self.turns.lock().unwrap().push(format!("{actor} {method}"));

@@ -1,8 +1,10 @@
 //! How turns and actors end: idle time, a move, a caller that goes away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use outrigger_sidecar_actors::ActorError;
 use outrigger_sidecar_actors::config::TypeConfig;
 use tokio::time::{Instant, sleep};
 
@@ -39,6 +41,38 @@ async fn an_actor_that_nobody_calls_is_deactivated_after_its_idle_time_and_no_so
     sleep(Duration::from_secs(2)).await;
     assert_eq!(deactivated(&node), ["T||idle", "T||used"]);
     assert!(node.engine.status().active.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_the_app_refused_fails_at_once_unless_others_host_the_type() {
+    let node = started(TypeConfig::default()).await;
+    let unreached = node.engine.unreached();
+    node.app.gone.store(true, Ordering::SeqCst);
+    let start = Instant::now();
+    let error = node.engine.invoke(call("x", 0), None).await.unwrap_err();
+    assert!(
+        matches!(&error, ActorError::Failed(text) if text == "refused"),
+        "{error:?}"
+    );
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert!(!unreached.has_changed().unwrap());
+
+    node.table(2, &["a:1", "b:1"]).await;
+    // One that stays here. Nobody withdraws the type, so every retry meets the same.
+    for n in 0.. {
+        let start = Instant::now();
+        let error = node
+            .engine
+            .invoke(call(&n.to_string(), 0), None)
+            .await
+            .unwrap_err();
+        if error.to_string() == "refused" {
+            assert_eq!(start.elapsed(), Duration::from_secs(5));
+            break;
+        }
+    }
+    assert!(unreached.has_changed().unwrap());
+    node.app.gone.store(false, Ordering::SeqCst);
 }
 
 /// Moves everything away while a turn of so many milliseconds runs; how long until the move was acknowledged.
