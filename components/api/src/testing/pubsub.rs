@@ -83,8 +83,13 @@ impl Recorder {
     /// If they are not within 30 seconds.
     pub async fn wait_until(&self, what: &str, wanted: impl Fn(&[String]) -> bool) {
         let mut count = self.count.subscribe();
-        let arrived = soon(what, count.wait_for(|_| wanted(&self.texts()))).await;
-        assert!(arrived.is_ok());
+        let arrived = count.wait_for(|_| wanted(&self.texts()));
+        let arrived = tokio::time::timeout(Duration::from_secs(30), arrived).await;
+        assert!(
+            matches!(arrived, Ok(Ok(_))),
+            "{what}: not within 30 seconds; what came: {:?}",
+            self.texts()
+        );
     }
 
     /// Waits for `n` calls to have begun; their payloads as text.
@@ -124,7 +129,8 @@ impl MessageHandler for Recorder {
             messages.push(message);
             messages.len()
         };
-        self.count.send_replace(number);
+        // Of two calls at once the later may get here first.
+        self.count.send_modify(|count| *count = number.max(*count));
         let mut open = self.open.subscribe();
         // The sender lives in self, so waiting cannot fail.
         let _ = open.wait_for(|open| *open).await;
