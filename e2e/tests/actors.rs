@@ -4,12 +4,34 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_e2e::actors::{Load, Outcome, World, add};
+use outrigger_e2e::actors::{CounterApp, Load, Outcome, World, add};
 use outrigger_e2e::relay::Relay;
 
 const ACTORS: usize = 24;
 /// docs/ACTORS.md states 15 s after the last fault; the rest is for a machine that builds beside the test.
 const BOUND: Duration = Duration::from_secs(45);
+
+/// Waits until an app has turns again.
+async fn wait_back(load: &Load, app: &CounterApp, before: u64) {
+    let back = async {
+        while app.turns() == before {
+            load.go_on(10).await;
+        }
+    };
+    tokio::time::timeout(BOUND, back)
+        .await
+        .expect("actors should come back");
+}
+
+/// Ends the load and tells how it was.
+async fn stop(load: Load) -> Outcome {
+    let outcome = load.stop().await;
+    println!(
+        "{} calls, the slowest took {:.1?}",
+        outcome.succeeded, outcome.slowest
+    );
+    outcome
+}
 
 /// What goes wrong, one after the other.
 async fn faults(world: &mut World, away: Duration) {
@@ -101,11 +123,7 @@ async fn a_rolling_restart_of_the_hosts_under_load_fails_no_call() {
         world.hosts[number] = fresh;
         load.go_on(30).await;
     }
-    let outcome = load.stop().await;
-    println!(
-        "{} calls, the slowest took {:.1?}",
-        outcome.succeeded, outcome.slowest
-    );
+    let outcome = stop(load).await;
     assert_eq!(outcome.failed, Vec::<String>::new());
     world.settle(ACTORS).await;
 }
@@ -129,11 +147,7 @@ async fn another_replica_of_placement_serves_after_the_leader_is_killed_and_no_a
         "a new host was ready and every actor reachable {:.1?} later",
         start.elapsed()
     );
-    let outcome = load.stop().await;
-    println!(
-        "{} calls, the slowest took {:.1?}",
-        outcome.succeeded, outcome.slowest
-    );
+    let outcome = stop(load).await;
     assert_eq!(failed(&outcome), Vec::<&String>::new());
     world.settle(ACTORS).await;
 }
@@ -199,19 +213,8 @@ async fn actors_leave_an_app_that_is_unhealthy_and_come_back_when_it_is_well() {
     assert!(app.deactivations() > 0);
     let before = app.turns();
     app.set_healthy(true);
-    let back = async {
-        while app.turns() == before {
-            load.go_on(10).await;
-        }
-    };
-    tokio::time::timeout(BOUND, back)
-        .await
-        .expect("actors should come back");
-    let outcome = load.stop().await;
-    println!(
-        "{} calls, the slowest took {:.1?}",
-        outcome.succeeded, outcome.slowest
-    );
+    wait_back(&load, app, before).await;
+    let outcome = stop(load).await;
     assert_eq!(outcome.failed, Vec::<String>::new());
     world.settle(ACTORS).await;
 }
@@ -232,20 +235,9 @@ async fn actors_leave_an_app_that_has_ended_without_a_failed_call_and_come_back_
         load.go_on(200).await;
         assert_eq!(app.turns(), before);
         app.begin_again().await;
-        let back = async {
-            while app.turns() == before {
-                load.go_on(10).await;
-            }
-        };
-        tokio::time::timeout(BOUND, back)
-            .await
-            .expect("actors should come back");
+        wait_back(&load, app, before).await;
     }
-    let outcome = load.stop().await;
-    println!(
-        "{} calls, the slowest took {:.1?}",
-        outcome.succeeded, outcome.slowest
-    );
+    let outcome = stop(load).await;
     assert_eq!(outcome.failed, Vec::<String>::new());
     world.settle(ACTORS).await;
 }
@@ -284,11 +276,7 @@ async fn sidecars_find_placement_again_when_its_name_points_elsewhere() {
     load.go_on(50).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     load.go_on(50).await;
-    let outcome = load.stop().await;
-    println!(
-        "{} calls, the slowest took {:.1?}",
-        outcome.succeeded, outcome.slowest
-    );
+    let outcome = stop(load).await;
     assert_eq!(failed(&outcome), Vec::<&String>::new());
     world.settle(ACTORS).await;
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::pool::Pool;
+use crate::pool::{Pool, jittered};
 use crate::settings::Settings;
 use crate::values::Cell;
 
@@ -204,7 +204,7 @@ impl Listener {
                 return;
             }
             warn!(channel = %self.channel, error = %ended, "configuration notices interrupted; connecting again");
-            let wait = pause.mul_f64(0.5 + 0.5 * f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0);
+            let wait = jittered(pause);
             pause = (pause * 2).min(MAX_PAUSE);
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -33,6 +33,11 @@ pub(crate) type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MOST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Half of a pause to all of it, so that those who wait for one server don't all ask at once.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + 0.5 * f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0)
+}
+
 /// Connections to one database.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Inner>);
@@ -155,8 +160,7 @@ impl Pool {
                         && Instant::now() + pause < until
                         && !self.0.stop.is_cancelled() =>
                 {
-                    let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
-                    tokio::time::sleep(pause.mul_f64(0.5 + 0.5 * jitter)).await;
+                    tokio::time::sleep(jittered(pause)).await;
                     pause = (pause * 2).min(MOST_PAUSE);
                 }
                 Err(error) => return Err(DbError::Connect(DbError::from(error).to_string())),
