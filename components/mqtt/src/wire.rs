@@ -13,18 +13,31 @@ use crate::codec::{self, Incoming, Outgoing};
 use crate::settings::Settings;
 
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection that has been welcomed.
+/// A connection that has been welcomed. Both directions can be waited for at the same time.
 pub(crate) struct Wire {
-    reader: tokio::io::ReadHalf<Box<dyn Stream>>,
-    writer: tokio::io::WriteHalf<Box<dyn Stream>>,
-    input: BytesMut,
-    output: BytesMut,
+    pub(crate) input: Input,
+    pub(crate) output: Output,
     /// The broker kept the session: it sends again what was not acknowledged.
     pub(crate) session_present: bool,
+}
+
+/// What comes.
+pub(crate) struct Input {
+    reader: tokio::io::ReadHalf<Box<dyn Stream>>,
+    bytes: BytesMut,
+}
+
+/// What goes.
+pub(crate) struct Output {
+    writer: tokio::io::WriteHalf<Box<dyn Stream>>,
+    bytes: BytesMut,
+    /// Written, and perhaps kept back by a layer below.
+    unflushed: bool,
 }
 
 impl Wire {
@@ -48,10 +61,15 @@ impl Wire {
         };
         let (reader, writer) = tokio::io::split(stream);
         let mut wire = Self {
-            reader,
-            writer,
-            input: BytesMut::with_capacity(4096),
-            output: BytesMut::new(),
+            input: Input {
+                reader,
+                bytes: BytesMut::with_capacity(4096),
+            },
+            output: Output {
+                writer,
+                bytes: BytesMut::new(),
+                unflushed: false,
+            },
             session_present: false,
         };
         wire.put(&Outgoing::Connect {
@@ -62,7 +80,7 @@ impl Wire {
             password: address.password.as_deref(),
         });
         wire.flush().await.map_err(text)?;
-        match wire.next().await? {
+        match wire.input.next().await? {
             Incoming::ConnAck {
                 code: 0,
                 session_present,
@@ -75,33 +93,64 @@ impl Wire {
         }
     }
 
-    /// Queues a packet for [`Wire::flush`].
+    /// Queues a packet.
     pub(crate) fn put(&mut self, packet: &Outgoing<'_>) {
-        packet.write(&mut self.output);
+        packet.write(&mut self.output.bytes);
     }
 
-    /// Sends what is queued.
+    /// Sends all that is queued.
     ///
     /// # Errors
     /// If the connection is gone.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        if self.output.is_empty() {
-            return Ok(());
+    async fn flush(&mut self) -> io::Result<()> {
+        while self.output.pending() > 0 {
+            self.output.write().await?;
         }
-        self.writer.write_all_buf(&mut self.output).await?;
-        self.writer.flush().await
+        Ok(())
     }
 
+    /// Takes leave, if the broker still reads.
+    pub(crate) async fn leave(mut self) {
+        self.put(&Outgoing::Disconnect);
+        // Without it the broker learns it by the end of the connection.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.flush()).await;
+    }
+}
+
+impl Output {
+    /// Bytes that wait for [`Output::write`], at least one if it has anything to do.
+    pub(crate) fn pending(&self) -> usize {
+        self.bytes.len().max(usize::from(self.unflushed))
+    }
+
+    /// Sends some of what is queued. May be dropped and called again.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub(crate) async fn write(&mut self) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            self.writer.flush().await?;
+            self.unflushed = false;
+        } else if self.writer.write_buf(&mut self.bytes).await? == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        } else {
+            self.unflushed = true;
+        }
+        Ok(())
+    }
+}
+
+impl Input {
     /// The next packet. May be dropped and called again.
     ///
     /// # Errors
     /// If the connection is gone or the bytes are no MQTT.
     pub(crate) async fn next(&mut self) -> Result<Incoming, String> {
         loop {
-            if let Some(packet) = codec::read(&mut self.input)? {
+            if let Some(packet) = codec::read(&mut self.bytes)? {
                 return Ok(packet);
             }
-            match self.reader.read_buf(&mut self.input).await {
+            match self.reader.read_buf(&mut self.bytes).await {
                 Ok(0) => return Err("the broker closed the connection".to_owned()),
                 Ok(_) => {}
                 Err(error) => return Err(error.to_string()),

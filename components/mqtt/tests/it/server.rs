@@ -42,7 +42,7 @@ impl Server {
         );
         std::fs::write(dir.path().join("mosquitto.conf"), config).unwrap();
         let process = spawn(dir.path());
-        let server = Self { dir, port, process };
+        let mut server = Self { dir, port, process };
         server.wait().await;
         server
     }
@@ -70,12 +70,14 @@ impl Server {
         let _ = kill_process(pid, signal);
     }
 
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let up = async {
             while tokio::net::TcpStream::connect(("127.0.0.1", self.port))
                 .await
                 .is_err()
             {
+                let ended = self.process.try_wait().unwrap();
+                assert!(ended.is_none(), "Mosquitto ended: {ended:?}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
