@@ -70,22 +70,46 @@ pub(crate) fn access_control(input: &[u8]) {
         );
         let again = method::normalize(&clean).expect("what is clean stays allowed");
         assert_eq!(again, clean, "cleaning is done once");
+        let seen = seen_by_an_app(&clean);
         for is_http in [true, false] {
-            decide(&clean, rooted, rule, is_http);
+            decide(&clean, &seen, rule, is_http);
         }
     }
 }
 
-fn decide(clean: &str, rooted: &str, rule: &str, is_http: bool) {
+/// The path, without its leading slash, that an app sees which decodes as long as there is something to decode, and
+/// then goes up at each `..`. Written by itself, on bytes, so as to know nothing of how rules are asked.
+fn seen_by_an_app(called: &str) -> String {
+    let mut bytes = called.as_bytes().to_vec();
+    while let Some((at, byte)) = bytes.windows(3).enumerate().find_map(|(at, three)| {
+        let digits = str::from_utf8(&three[1..]).ok()?;
+        let is_escape = three[0] == b'%' && three[1..].iter().all(u8::is_ascii_hexdigit);
+        is_escape.then(|| Some((at, u8::from_str_radix(digits, 16).ok()?)))?
+    }) {
+        bytes.splice(at..at + 3, [byte]);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let mut stack = Vec::new();
+    for segment in text.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(stack.pop()),
+            segment => stack.push(segment),
+        }
+    }
+    stack.join("/")
+}
+
+fn decide(clean: &str, seen: &str, rule: &str, is_http: bool) {
     let web = Caller::from_spiffe_id("spiffe://public/ns/shop/web");
     let other = Caller::from_spiffe_id("spiffe://public/ns/farm/web");
     let verb = is_http.then_some("GET");
     let allowed =
         |rules: &AccessControl, caller: &Option<Caller>| rules.decide(caller.as_ref(), clean, verb).allowed;
     let lower = if is_http {
-        rooted.to_lowercase()
+        seen.to_lowercase()
     } else {
-        rooted.to_owned()
+        seen.to_owned()
     };
     let opened = rules("deny", &[("/open/**", "allow")], is_http);
     if allowed(&opened, &web) {

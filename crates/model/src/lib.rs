@@ -4,6 +4,7 @@
 
 pub mod duration;
 pub mod error;
+pub mod path;
 pub mod quantity;
 pub mod status;
 

@@ -6,6 +6,8 @@ mod tree;
 
 use std::collections::BTreeMap;
 
+use outrigger_model::path;
+
 use crate::configuration::AccessControlSpec;
 use tree::OperationTree;
 
@@ -128,7 +130,8 @@ impl AccessControl {
         &self.trust_domain
     }
 
-    /// Whether a caller may run an operation. `verb` is the HTTP verb in capitals, `None` if the call has none.
+    /// Whether a caller may run an operation. `verb` is the HTTP verb in capitals, `None` if the call has none. The app may
+    /// decode the operation's escapes once more than we did: a call is allowed only if it is in every reading.
     pub fn decide(&self, caller: Option<&Caller>, operation: &str, verb: Option<&str>) -> Decision {
         let global = Decision {
             allowed: is_allow(&self.default_action),
@@ -149,20 +152,19 @@ impl AccessControl {
         } else {
             (&policy.default_action, PolicyLevel::App)
         };
-        let operation = normal_operation(operation, self.is_http);
-        let action = match (policy.operations.find(&operation), self.is_http, verb) {
-            (None, ..) => default,
-            (Some(rule), false, _) => &rule.action,
-            (Some(_), true, None) => &policy.default_action,
-            (Some(rule), true, Some(verb)) => {
-                let by_verb = rule.by_verb.get(verb).or_else(|| rule.by_verb.get("*"));
-                by_verb.unwrap_or(default)
-            }
-        };
-        Decision {
-            allowed: is_allow(action),
-            level,
-        }
+        let allowed = path::every_reading(operation, |operation| {
+            let operation = normal_operation(operation, self.is_http);
+            is_allow(match (policy.operations.find(&operation), self.is_http, verb) {
+                (None, ..) => default,
+                (Some(rule), false, _) => &rule.action,
+                (Some(_), true, None) => &policy.default_action,
+                (Some(rule), true, Some(verb)) => {
+                    let by_verb = rule.by_verb.get(verb).or_else(|| rule.by_verb.get("*"));
+                    by_verb.unwrap_or(default)
+                }
+            })
+        });
+        Decision { allowed, level }
     }
 }
 

@@ -3,6 +3,9 @@
 use outrigger_e2e::ask::{SOON, assert_calm, get, text};
 use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::Daprd;
+use outrigger_proto::common::v1::http_extension::Verb;
+use outrigger_proto::common::v1::{HttpExtension, InvokeRequest};
+use outrigger_proto::runtime::v1::InvokeServiceRequest;
 
 use crate::support::{World, app, call, openssl};
 
@@ -128,7 +131,7 @@ async fn rules_go_by_the_callers_certificate() {
 type Tries<'a> = [(&'a str, Option<&'a str>)];
 
 /// Names that are allowed in whatever spelling.
-const OPEN: [(&str, Option<&str>); 7] = [
+const OPEN: [(&str, Option<&str>); 8] = [
     ("open", Some("/open")),
     ("open/", Some("/open")),
     ("open/deep/er", Some("/open/deep/er")),
@@ -136,9 +139,11 @@ const OPEN: [(&str, Option<&str>); 7] = [
     ("secret/../open", Some("/open")),
     ("%6fpen", Some("/open")),
     ("open/a%20b", Some("/open/a%20b")),
+    // What is decided about is not what is sent on.
+    ("open/%2561", Some("/open/%61")),
 ];
 /// Spellings of a name that is forbidden.
-const SECRET: [(&str, Option<&str>); 13] = [
+const SECRET: [(&str, Option<&str>); 19] = [
     ("secret", None),
     ("SeCrEt", None),
     ("secret/", None),
@@ -152,6 +157,13 @@ const SECRET: [(&str, Option<&str>); 13] = [
     ("open%2F%2e%2E%2Fsecret", None),
     ("%73ecret", None),
     ("../secret", None),
+    // The sidecar decodes once; whoever decodes what it sends on would be at the secret.
+    ("%2573ecret", None),
+    ("%252573ecret", None),
+    ("open/%252e%252e/secret", None),
+    ("open%252f..%252fsecret", None),
+    ("open/../%2573ecret/deeper", None),
+    ("%2e%2e/%2573ecret%252f", None),
 ];
 
 /// A call of `cart` by the header that names it.
@@ -196,6 +208,27 @@ async fn try_all(policy: &str, tries: &[&Tries<'_>]) {
                 text(&answer)
             );
         }
+    }
+    // gRPC's methods are not decoded before they are sent on.
+    for method in ["secret", "%73ecret", "%2573ecret", "open/%2e%2e/secret"] {
+        let request = InvokeServiceRequest {
+            id: "cart".into(),
+            message: Some(InvokeRequest {
+                method: method.into(),
+                http_extension: Some(HttpExtension {
+                    verb: Verb::Get.into(),
+                    ..HttpExtension::default()
+                }),
+                ..InvokeRequest::default()
+            }),
+        };
+        let refused = web.grpc_client().await.invoke_service(request).await.unwrap_err();
+        assert_eq!(
+            refused.code(),
+            tonic::Code::PermissionDenied,
+            "{method}: {refused}"
+        );
+        assert_eq!(target.call_count(), 0, "{method}");
     }
     // What cannot be a name gets nowhere, whoever allows what.
     for path in [

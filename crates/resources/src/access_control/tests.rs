@@ -108,6 +108,50 @@ fn operations_match_by_segments_in_the_order_of_listing() {
 }
 
 #[test]
+fn a_call_is_allowed_only_if_it_is_however_often_its_escapes_are_decoded() {
+    let who = caller("td", "ns", "a");
+    let one_rule = |default: &str, name: &str, action: &str| {
+        control(
+            &format!(
+                "{{defaultAction: {default}, policies: [{{appId: a, trustDomain: td, namespace: ns, defaultAction: \
+                 {default}, operations: [{{name: {name}, httpVerb: ['*'], action: {action}}}]}}]}}"
+            ),
+            true,
+        )
+    };
+    let (closed, open) = (
+        one_rule("allow", "/secret", "deny"),
+        one_rule("deny", "/open", "allow"),
+    );
+    let deep = format!("open/%{}61", "25".repeat(9));
+    for (request, not_closed, opened) in [
+        ("%73ecret", false, false),
+        ("%2573ecret", false, false),
+        ("%252573ecret", false, false),
+        ("open/%2e%2e/secret", false, false),
+        ("open/%252e%252e/secret", false, false),
+        ("open%252f..%252fsecret", false, false),
+        ("%53ECRET", false, false),
+        ("%zz/../%73ecret", false, false),
+        ("secret%2f", false, false),
+        ("%6fpen", true, false),
+        ("open/a%20b", true, true),
+        ("open/a%252fb", true, true),
+        ("open/100%", true, true),
+        ("open/%ff", true, true),
+        // Nobody follows escapes so deep, and then nobody is let through.
+        (&deep, false, false),
+    ] {
+        let allowed = |control: &AccessControl| control.decide(Some(&who), request, Some("GET")).allowed;
+        assert_eq!(
+            (allowed(&closed), allowed(&open)),
+            (not_closed, opened),
+            "{request}"
+        );
+    }
+}
+
+#[test]
 fn an_earlier_wildcard_beats_a_later_name_and_a_short_rule_hides_longer_ones() {
     let who = caller("td", "ns", "a");
     let control = with_operations(

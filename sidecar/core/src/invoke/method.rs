@@ -15,23 +15,7 @@ pub fn normalize(method: &str) -> Result<Cow<'_, str>, InvokeError> {
     if let Some(position) = method.find(|c: char| c < ' ' || c == '\x7f') {
         return Err(InvokeError::invalid_method(method, Some(position)));
     }
-    let rooted = method.starts_with('/');
-    let rest = method.strip_prefix('/').unwrap_or(method);
-    if rest.split('/').all(|segment| !matches!(segment, "" | "." | "..")) {
-        return Ok(Cow::Borrowed(method));
-    }
-    let mut segments: Vec<&str> = Vec::new();
-    for segment in rest.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => {
-                segments.pop();
-            }
-            segment => segments.push(segment),
-        }
-    }
-    let joined = segments.join("/");
-    Ok(Cow::Owned(if rooted { format!("/{joined}") } else { joined }))
+    Ok(outrigger_model::path::clean(method))
 }
 
 #[cfg(test)]

@@ -519,6 +519,10 @@ mod tests {
             ("/x/../pkg.Svc/Secret", GrpcCode::PermissionDenied),
             ("//pkg.Svc/./Secret", GrpcCode::PermissionDenied),
             ("/../pkg.Svc/Secret/", GrpcCode::PermissionDenied),
+            // Whoever decodes the path would be there.
+            ("/pkg.Svc/%53ecret", GrpcCode::PermissionDenied),
+            ("/pkg.Svc/%2553ecret", GrpcCode::PermissionDenied),
+            ("/x/%2e%2e/pkg.Svc%2fSecret", GrpcCode::PermissionDenied),
             // Allowed, but there is no app.
             ("/pkg.Svc/Open", GrpcCode::Unavailable),
             ("/pkg.Svc/Secret/../Open", GrpcCode::Unavailable),
