@@ -182,6 +182,19 @@ const TABLE: &[Row] = &[
         why: "the one backend whose wire is gRPC; its processes are outside",
     },
     Row {
+        who: &["outrigger-components-http-middleware"],
+        ours: &[
+            "outrigger-client-tls",
+            "outrigger-components-api",
+            "outrigger-gojson",
+            "outrigger-http-client",
+            "outrigger-model",
+            "outrigger-resources",
+        ],
+        never: &["tonic", "axum"],
+        why: "as any backend; routes may be YAML, and YAML is read in one place only",
+    },
+    Row {
         who: &["outrigger-components-*"],
         ours: &[
             "outrigger-client-tls",
