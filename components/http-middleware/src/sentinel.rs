@@ -16,13 +16,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, refuse};
 use outrigger_components_api::{InitContext, InitError};
-use percent_encoding::percent_decode_str;
+use outrigger_model::path;
 use tokio::time::Instant;
 
-use breaker::Breaker;
+use breaker::{Admission, Breaker};
 use flow::Flow;
 use load::SystemGuard;
 use rules::Rules;
@@ -109,6 +109,16 @@ impl Sentinel {
         })
     }
 
+    /// The resource that a request is for: the one that rules name, in whatever way the path is written.
+    fn resource(&self, method: &Method, path: &str) -> String {
+        let mut name = String::new();
+        path::every_reading(path, |reading| {
+            name = format!("{method}:{reading}");
+            !self.resources.contains_key(&name)
+        });
+        name
+    }
+
     /// Decides, and counts the request if it may pass.
     fn enter(&self, name: &str, now: Instant) -> Verdict {
         if let Some(system) = &self.system
@@ -185,11 +195,18 @@ impl Resource {
         if self.isolation.iter().any(|most| self.running >= *most) {
             return Verdict::Block;
         }
-        if !self.breakers.iter_mut().all(|breaker| breaker.admits(now)) {
-            for breaker in &mut self.breakers {
-                breaker.give_probe_back();
+        let mut probes = Vec::new();
+        for at in 0..self.breakers.len() {
+            match self.breakers[at].admits(now) {
+                Admission::Free => {}
+                Admission::Probe => probes.push(at),
+                Admission::Refused => {
+                    for at in probes {
+                        self.breakers[at].give_probe_back(now);
+                    }
+                    return Verdict::Block;
+                }
             }
-            return Verdict::Block;
         }
         self.passed.add(now, 1.0);
         for flow in &mut self.flows {
@@ -224,9 +241,7 @@ impl Drop for Running<'_> {
 #[async_trait]
 impl HttpMiddleware for Sentinel {
     async fn handle(&self, request: Request<Body>, next: Next<'_>) -> Response<Body> {
-        let path = percent_decode_str(request.uri().path()).decode_utf8_lossy();
-        let name = format!("{}:{path}", request.method());
-        drop(path);
+        let name = self.resource(request.method(), request.uri().path());
         let since = Instant::now();
         let wait = match self.enter(&name, since) {
             Verdict::Block => return refuse(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests"),

@@ -24,6 +24,15 @@ enum State {
     Probing,
 }
 
+/// What a breaker says to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Free,
+    /// It is the one that finds out.
+    Probe,
+    Refused,
+}
+
 impl Breaker {
     pub(super) fn new(rule: BreakerRule, now: Instant) -> Self {
         let interval = Duration::from_millis(rule.stat_interval_ms.into());
@@ -35,21 +44,22 @@ impl Breaker {
         }
     }
 
-    pub(super) fn admits(&mut self, now: Instant) -> bool {
+    pub(super) fn admits(&mut self, now: Instant) -> Admission {
         match self.state {
-            State::Closed => true,
+            State::Closed => Admission::Free,
             State::Open(until) if now >= until => {
                 self.state = State::Probing;
-                true
+                Admission::Probe
             }
-            State::Open(_) | State::Probing => false,
+            State::Open(_) | State::Probing => Admission::Refused,
         }
     }
 
-    /// The probe did not go out after all: another rule blocked it. The next request tries.
-    pub(super) fn give_probe_back(&mut self) {
-        if self.state == State::Probing && self.rule.retry_timeout_ms > 0 {
-            self.state = State::Open(Instant::now());
+    /// The probe did not go out after all: another rule blocked it. The next request tries. Only whoever was admitted
+    /// as the probe may give it back.
+    pub(super) fn give_probe_back(&mut self, now: Instant) {
+        if self.state == State::Probing {
+            self.state = State::Open(now);
         }
     }
 

@@ -46,6 +46,17 @@ async fn requests_above_a_threshold_are_refused_until_the_second_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_path_is_one_resource_in_whatever_way_it_is_written() {
+    let sentinel = sentinel("flowRules", r#"[{"resource":"GET:/a/b","threshold":3}]"#);
+    for path in ["//a/b", "/a/%62", "/a/x/../b/"] {
+        assert_eq!(passing(&sentinel, path, 1).await, 1, "{path}");
+    }
+    for path in ["/a/b", "/a//b", "/a/%2562", "/%61%2fb"] {
+        assert_eq!(passing(&sentinel, path, 1).await, 0, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_own_interval_and_another_resources_count_are_respected() {
     let rules = r#"[{"resource":"GET:/slow","threshold":2,"statIntervalInMs":10000},
         {"resource":"GET:/read","threshold":1,"relationStrategy":1,"refResource":"GET:/write"}]"#;
@@ -139,6 +150,47 @@ async fn slow_answers_open_the_circuit_and_a_quick_one_closes_it() {
     tokio::time::advance(Duration::from_secs(3)).await;
     assert_eq!(ask(&sentinel, "/s", 0, 200).await, 200);
     assert_eq!(passing(&sentinel, "/s", 20).await, 20);
+}
+
+/// A request in a task of its own, begun when this returns.
+async fn begin(sentinel: &Arc<Sentinel>, path: &'static str, millis: u64) -> tokio::task::JoinHandle<u16> {
+    let sentinel = sentinel.clone();
+    let asking = tokio::spawn(async move { ask(&sentinel, path, millis, 200).await });
+    tokio::task::yield_now().await;
+    asking
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_finds_out_while_the_others_are_refused() {
+    let slow = r#"{"resource":"GET:/p","strategy":0,"maxAllowedRtMs":50,"threshold":0.5,"minRequestAmount":1,
+        "statIntervalMs":10000,"retryTimeoutMs":3000}"#;
+    let sentinel = sentinel("circuitBreakerRules", &format!("[{slow}]"));
+    assert_eq!(ask(&sentinel, "/p", 100, 200).await, 200);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let probe = begin(&sentinel, "/p", 40).await;
+    assert_eq!(passing(&sentinel, "/p", 20).await, 0, "the probe is on its way");
+    assert_eq!(probe.await.unwrap(), 200);
+    assert_eq!(passing(&sentinel, "/p", 20).await, 20, "it was quick");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_another_breaker_refuses_is_no_probe() {
+    let rule = |retry: u32| {
+        format!(
+            r#"{{"resource":"GET:/p","strategy":0,"maxAllowedRtMs":50,"threshold":0.5,"minRequestAmount":1,
+        "statIntervalMs":100000,"retryTimeoutMs":{retry}}}"#
+        )
+    };
+    let sentinel = sentinel("circuitBreakerRules", &format!("[{},{}]", rule(1000), rule(5000)));
+    assert_eq!(ask(&sentinel, "/p", 100, 200).await, 200);
+    // The first would let somebody find out, the second does not.
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(passing(&sentinel, "/p", 3).await, 0);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let probe = begin(&sentinel, "/p", 40).await;
+    assert_eq!(passing(&sentinel, "/p", 3).await, 0);
+    assert_eq!(probe.await.unwrap(), 200);
+    assert_eq!(passing(&sentinel, "/p", 5).await, 5);
 }
 
 #[tokio::test(start_paused = true)]
