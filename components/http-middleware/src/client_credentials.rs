@@ -1,16 +1,18 @@
 //! `middleware.http.oauth2clientcredentials`: adds a token that the sidecar gets for itself.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use http::{HeaderName, HeaderValue, Request, Response};
 use outrigger_client_tls::TlsSettings;
 use outrigger_components_api::metadata::Decoder;
 use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, full};
 use outrigger_components_api::{InitContext, InitError};
 use outrigger_http_client::HttpClient;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::paths::PathFilter;
@@ -24,13 +26,23 @@ const UNKNOWN_LIFE: Duration = Duration::from_secs(3600);
 /// A source of tokens for requests.
 #[derive(Debug)]
 pub struct ClientCredentials {
-    server: TokenServer,
+    server: Arc<TokenServer>,
     /// What is asked for.
-    form: String,
+    form: Arc<str>,
     header: HeaderName,
     path_filter: PathFilter,
-    token: Mutex<Option<(HeaderValue, Instant)>>,
+    kept: Mutex<Kept>,
 }
+
+/// What was got, until when it is of use, and whoever is getting more.
+#[derive(Debug, Default)]
+struct Kept {
+    token: Option<(HeaderValue, Instant)>,
+    attempt: Option<WeakShared<Attempt>>,
+}
+
+/// One attempt for all who wait for it; it goes on as long as one of them does.
+type Attempt = BoxFuture<'static, Result<(HeaderValue, Instant), Arc<str>>>;
 
 impl ClientCredentials {
     /// Reads the settings; the token is fetched by the first request.
@@ -81,32 +93,60 @@ impl ClientCredentials {
             form.push_str(&more);
         }
         Ok(Self {
-            server: TokenServer {
+            server: Arc::new(TokenServer {
                 client,
                 url: token_url,
                 id,
                 secret,
                 style,
-            },
-            form,
+            }),
+            form: form.into(),
             header,
             path_filter: PathFilter::new(&filter)?,
-            token: Mutex::default(),
+            kept: Mutex::default(),
         })
     }
 
-    /// The header's value; one request fetches, the others wait for it.
-    async fn token(&self) -> Result<HeaderValue, String> {
-        let mut kept = self.token.lock().await;
-        if let Some((value, end)) = &*kept
-            && Instant::now() < *end
-        {
-            return Ok(value.clone());
+    /// The header's value. Requests that need a new one at the same time share one attempt and what came of it, good or
+    /// bad: nobody waits for a dead server longer than one attempt takes.
+    async fn token(&self) -> Result<HeaderValue, Arc<str>> {
+        let attempt = {
+            let mut kept = self.kept();
+            if let Some((value, end)) = &kept.token
+                && Instant::now() < *end
+            {
+                return Ok(value.clone());
+            }
+            if let Some(under_way) = kept.attempt.as_ref().and_then(WeakShared::upgrade) {
+                under_way
+            } else {
+                let attempt = self.attempt();
+                kept.attempt = attempt.downgrade();
+                attempt
+            }
+        };
+        let result = attempt.clone().await;
+        let mut kept = self.kept();
+        let current = kept.attempt.as_ref().and_then(WeakShared::upgrade);
+        if current.is_some_and(|current| current.ptr_eq(&attempt)) {
+            kept.attempt = None;
+            kept.token = result.as_ref().ok().cloned();
         }
-        let Token { value, life } = self.server.grant(&self.form).await?;
-        let life = life.unwrap_or(UNKNOWN_LIFE).saturating_sub(MARGIN);
-        *kept = Some((value.clone(), Instant::now() + life));
-        Ok(value)
+        result.map(|(value, _)| value)
+    }
+
+    fn attempt(&self) -> Shared<Attempt> {
+        let (server, form) = (self.server.clone(), self.form.clone());
+        let attempt = async move {
+            let Token { value, life } = server.grant(&form).await?;
+            let life = life.unwrap_or(UNKNOWN_LIFE).saturating_sub(MARGIN);
+            Ok((value, Instant::now() + life))
+        };
+        attempt.boxed().shared()
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -190,6 +230,58 @@ mod tests {
             asked.contains(&format!("Basic {}", STANDARD.encode("me:s%3A%26"))),
             "{asked}"
         );
+    }
+
+    fn middleware(url: &str) -> ClientCredentials {
+        let pairs = [
+            ("clientID", "me"),
+            ("clientSecret", "s"),
+            ("scopes", "a"),
+            ("tokenURL", url),
+            ("headerName", "X-Auth"),
+        ];
+        ClientCredentials::new(&init_context("cc", pairs)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_share_what_came_of_one_attempt() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let middleware = middleware(&format!("http://{}/token", listener.local_addr().unwrap()));
+        // Takes connections and says nothing, until told to close them.
+        let (tell, mut told) = tokio::sync::watch::channel(0);
+        let serving = tokio::spawn(async move {
+            let mut silent = Vec::new();
+            loop {
+                tokio::select! {
+                    taken = listener.accept() => {
+                        silent.push(taken.unwrap());
+                        tell.send_modify(|taken| *taken += 1);
+                    }
+                    () = tokio::time::sleep(Duration::from_secs(3600)) => return,
+                }
+            }
+        });
+        let begun = Instant::now();
+        // The first one gives up; the others go on with what it began.
+        let impatient = tokio::time::timeout(Duration::from_secs(1), middleware.token());
+        let (impatient, others) = futures_util::future::join(
+            impatient,
+            futures_util::future::join_all((0..20).map(|_| middleware.token())),
+        )
+        .await;
+        assert!(impatient.is_err());
+        assert!(others.iter().all(Result::is_err), "{others:?}");
+        // Twice ten seconds: by header and by body.
+        assert!(
+            begun.elapsed() <= Duration::from_secs(21),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(*told.borrow_and_update() <= 2);
+        // What failed is not kept.
+        assert!(middleware.token().await.is_err());
+        assert!(*told.borrow_and_update() > 2);
+        serving.abort();
     }
 
     #[test]
