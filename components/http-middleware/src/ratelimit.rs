@@ -1,8 +1,14 @@
 //! `middleware.http.ratelimit`: a token bucket for each caller's address and path.
+//!
+//! The caller is the other end of the connection, as in Dapr, where the limiter's defaults ask for it before
+//! `X-Forwarded-For` and `X-Real-IP`: what a caller writes into a header gives it no bucket of its own. An IPv6 caller is
+//! its /64 network, of which it may have all addresses. Callers over a Unix socket share one bucket, `0.0.0.0`.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
@@ -10,9 +16,10 @@ use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, RemoteAdd
 use outrigger_components_api::{InitContext, InitError};
 use tokio::time::Instant;
 
-/// Buckets that are full again are forgotten when there are this many.
-const SWEEP_AT: usize = 1024;
-/// Callers that are told apart; beyond them, new ones share one bucket, so that nobody can fill the memory.
+use crate::paths::canonical;
+
+/// Callers that are told apart in the time that an empty bucket takes to fill; beyond them, new ones share one bucket,
+/// so that nobody can fill the memory.
 const MOST_CALLERS: usize = 100_000;
 const DEFAULT: f64 = 100.0;
 
@@ -22,7 +29,18 @@ pub struct RateLimit {
     per_second: f64,
     /// As the caller is told it.
     limit_text: HeaderValue,
-    buckets: Mutex<HashMap<String, Bucket>>,
+    /// Makes keys that nobody can foresee out of addresses and paths of whatever length.
+    hasher: RandomState,
+    buckets: Mutex<Buckets>,
+}
+
+/// Buckets in two generations: those used since a moment, and those used before it only. When it is as long ago as an
+/// empty bucket takes to fill, the older ones are all full again, and are forgotten at once.
+#[derive(Debug)]
+struct Buckets {
+    since: Instant,
+    used: HashMap<u64, Bucket>,
+    before: HashMap<u64, Bucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +75,12 @@ impl RateLimit {
         Ok(Self {
             per_second,
             limit_text,
-            buckets: Mutex::default(),
+            hasher: RandomState::new(),
+            buckets: Mutex::new(Buckets {
+                since: Instant::now(),
+                used: HashMap::new(),
+                before: HashMap::new(),
+            }),
         })
     }
 
@@ -66,30 +89,34 @@ impl RateLimit {
         self.per_second.floor().max(1.0)
     }
 
+    /// How long an empty bucket takes to fill.
+    fn filling(&self) -> Duration {
+        Duration::from_secs_f64((self.burst() / self.per_second).min(1e9))
+    }
+
     /// Takes a token; the ones that are left, or `None` if there was none.
-    fn take(&self, caller: &str) -> Option<f64> {
+    fn take(&self, caller: IpAddr, path: &str) -> Option<f64> {
+        let key = self.hasher.hash_one((caller, canonical(path)));
         let (now, burst) = (Instant::now(), self.burst());
-        let filled = |bucket: &Bucket| {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let forgotten = buckets.turn(now, self.filling());
+        let known = buckets.used.get(&key).copied();
+        let known = known.or_else(|| buckets.before.remove(&key));
+        let (key, bucket) = match known {
+            None if buckets.used.len() >= MOST_CALLERS => (0, buckets.used.get(&0).copied()),
+            known => (key, known),
+        };
+        let tokens = bucket.map_or(burst, |bucket| {
             let gained = now.duration_since(bucket.since).as_secs_f64() * self.per_second;
             (bucket.tokens + gained).min(burst)
-        };
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= SWEEP_AT && !buckets.contains_key(caller) {
-            buckets.retain(|_, bucket| filled(bucket) < burst);
-        }
-        let shared = buckets.len() >= MOST_CALLERS && !buckets.contains_key(caller);
-        let caller = if shared { "" } else { caller };
-        let bucket = buckets.entry(caller.to_owned()).or_insert(Bucket {
-            tokens: burst,
-            since: now,
         });
-        let tokens = filled(bucket);
-        *bucket = Bucket { tokens, since: now };
-        if tokens < 1.0 {
-            return None;
-        }
-        bucket.tokens -= 1.0;
-        Some(bucket.tokens)
+        let left = (tokens >= 1.0).then_some(tokens - 1.0);
+        let tokens = left.unwrap_or(tokens);
+        buckets.used.insert(key, Bucket { tokens, since: now });
+        drop(buckets);
+        // Not while others wait.
+        drop(forgotten);
+        left
     }
 
     fn mark(&self, headers: &mut HeaderMap, left: f64, remote: &str, forwarded: Option<&HeaderValue>) {
@@ -113,31 +140,38 @@ impl RateLimit {
     }
 }
 
-/// Who calls: what a proxy in front says, else the connection's other end.
-fn caller(headers: &HeaderMap, remote: Option<RemoteAddress>) -> String {
-    for name in ["x-forwarded-for", "x-real-ip"] {
-        let first = headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.split(',').next())
-            .map(str::trim)
-            .and_then(|text| text.parse::<IpAddr>().ok());
-        if let Some(address) = first {
-            return address.to_string();
+impl Buckets {
+    /// Begins a new generation when it is time; the one that is of no use any more.
+    fn turn(&mut self, now: Instant, filling: Duration) -> HashMap<u64, Bucket> {
+        if now.duration_since(self.since) < filling {
+            return HashMap::new();
         }
+        self.since = now;
+        let used = std::mem::take(&mut self.used);
+        std::mem::replace(&mut self.before, used)
     }
-    remote.map_or_else(|| "0.0.0.0".to_owned(), |remote| remote.0.ip().to_string())
+}
+
+/// Who calls, as far as buckets go.
+fn caller(remote: Option<RemoteAddress>) -> IpAddr {
+    match remote.map(|remote| remote.0.ip().to_canonical()) {
+        Some(IpAddr::V6(address)) => {
+            let network = u128::from(address) & (u128::MAX << 64);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        Some(address) => address,
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    }
 }
 
 #[async_trait]
 impl HttpMiddleware for RateLimit {
     async fn handle(&self, request: Request<Body>, next: Next<'_>) -> Response<Body> {
-        let remote = request.extensions().get::<RemoteAddress>().copied();
+        let remote_address = request.extensions().get::<RemoteAddress>().copied();
         let forwarded = request.headers().get("x-forwarded-for").cloned();
-        let caller = caller(request.headers(), remote);
-        let remote = remote.map_or_else(|| "0.0.0.0".to_owned(), |remote| remote.0.to_string());
+        let remote = remote_address.map_or_else(|| "0.0.0.0".to_owned(), |remote| remote.0.to_string());
         // A bucket is for one caller and one path, as in Dapr.
-        let left = self.take(&format!("{caller} {}", request.uri().path()));
+        let left = self.take(caller(remote_address), request.uri().path());
         let mut response = match left {
             Some(_) => next(request).await,
             None => refuse(
@@ -157,10 +191,13 @@ impl HttpMiddleware for RateLimit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use outrigger_components_api::middleware::full;
+    use outrigger_components_api::testing::init_context;
 
     use super::*;
-    use outrigger_components_api::testing::init_context;
+
+    const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
     fn limit(text: &str) -> RateLimit {
         RateLimit::new(&init_context("rl", [("maxRequestsPerSecond", text)])).unwrap()
@@ -169,34 +206,87 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn callers_have_buckets_of_their_own_that_fill_with_time() {
         let limit = limit("2");
-        assert!(limit.take("a").is_some() && limit.take("a").is_some());
-        assert!(limit.take("a").is_none());
-        assert!(limit.take("b").is_some());
+        assert!(limit.take(A, "/").is_some() && limit.take(A, "/").is_some());
+        assert!(limit.take(A, "/").is_none());
+        assert!(limit.take(B, "/").is_some() && limit.take(A, "/x").is_some());
         tokio::time::advance(Duration::from_millis(500)).await;
-        assert!(limit.take("a").is_some());
-        assert!(limit.take("a").is_none());
+        assert!(limit.take(A, "/").is_some());
+        assert!(limit.take(A, "/").is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_below_one_still_lets_a_first_request_pass() {
         let limit = limit("0.01");
-        assert!(limit.take("a").is_some());
+        assert!(limit.take(A, "/").is_some());
         tokio::time::advance(Duration::from_secs(99)).await;
-        assert!(limit.take("a").is_none());
+        assert!(limit.take(A, "/").is_none());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(limit.take("a").is_some());
+        assert!(limit.take(A, "/").is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_callers_do_not_fill_the_memory() {
-        let limit = limit("1");
-        for n in 0..SWEEP_AT * 2 {
-            limit.take(&n.to_string());
-            if n == SWEEP_AT - 1 {
-                tokio::time::advance(Duration::from_secs(2)).await;
-            }
+    async fn a_bucket_is_forgotten_when_it_is_full_again_and_not_before() {
+        let limit = limit("0.1");
+        let held = || {
+            let buckets = limit.buckets.lock().unwrap();
+            buckets.used.len() + buckets.before.len()
+        };
+        assert!(limit.take(A, "/").is_some());
+        for _ in 0..30 {
+            tokio::time::advance(Duration::from_secs(3)).await;
+            limit.take(B, "/");
         }
-        assert!(limit.buckets.lock().unwrap().len() <= SWEEP_AT);
+        assert_eq!(held(), 1, "only the one that is used");
+        assert!(limit.take(A, "/").is_some());
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert!(limit.take(A, "/").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_callers_do_not_fill_the_memory_and_share_what_is_left() {
+        let limit = limit("1");
+        for n in 0..MOST_CALLERS + 5 {
+            let passed = limit.take(A, &format!("/{n}")).is_some();
+            assert_eq!(passed, n <= MOST_CALLERS, "{n}");
+        }
+        assert!(limit.buckets.lock().unwrap().used.len() <= MOST_CALLERS + 1);
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            limit.take(B, "/");
+        }
+        let buckets = limit.buckets.lock().unwrap();
+        assert_eq!(buckets.used.len() + buckets.before.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_header_and_no_spelling_of_a_path_makes_a_new_caller() {
+        let limit = limit("1");
+        let mut statuses = Vec::new();
+        for (n, path) in ["/a", "//a", "/%61", "/a/", "/x/../a", "/%2561"]
+            .iter()
+            .enumerate()
+        {
+            let mut request = Request::get(*path)
+                .header("x-forwarded-for", format!("1.2.3.{n}"))
+                .header("x-real-ip", format!("1.2.3.{n}"))
+                .body(full(""))
+                .unwrap();
+            let remote = format!("[2001:db8::{n}]:{}", 1000 + n).parse().unwrap();
+            request.extensions_mut().insert(RemoteAddress(remote));
+            let next: Next<'_> = Box::new(|_| Box::pin(async { Response::new(full("")) }));
+            statuses.push(limit.handle(request, next).await.status().as_u16());
+        }
+        assert_eq!(statuses, [200, 429, 429, 429, 429, 429]);
+    }
+
+    #[test]
+    fn an_address_is_known_in_either_form() {
+        let of = |text: &str| caller(Some(RemoteAddress(text.parse().unwrap())));
+        assert_eq!(of("10.0.0.1:5"), A);
+        assert_eq!(of("[::ffff:10.0.0.1]:7"), A);
+        assert_eq!(of("[2001:db8:0:1::5]:7"), of("[2001:db8:0:1:ffff::]:7"));
+        assert_ne!(of("[2001:db8:0:1::5]:7"), of("[2001:db8:0:2::5]:7"));
+        assert_eq!(caller(None), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     }
 
     #[test]
