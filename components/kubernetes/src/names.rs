@@ -44,7 +44,7 @@ struct Services {
 #[async_trait]
 impl Resolver for Services {
     async fn resolve(&self, request: &ResolveRequest) -> Result<Vec<String>, ComponentError> {
-        let name = self.template.address(request);
+        let name = self.template.address(request).map_err(ComponentError)?;
         let failed = |why: String| {
             ComponentError(format!(
                 "the Service of app {} cannot be found as {name}: {why}; check that the app runs with a sidecar in namespace {}",
