@@ -3,6 +3,7 @@
 mod jwt;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -15,8 +16,10 @@ use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, refuse};
 use outrigger_components_api::{InitContext, InitError};
 use outrigger_gojson::Value;
 use outrigger_http_client::{HttpClient, Limits};
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use jwt::{Claims, Expected, Keys};
 
@@ -27,12 +30,27 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A check of bearer tokens.
 #[derive(Debug)]
 pub struct Bearer {
+    expected: Expected,
+    issuer: Arc<Issuer>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+/// Whose keys tokens are checked with.
+#[derive(Debug)]
+struct Issuer {
     client: HttpClient,
     jwks_url: String,
-    expected: Expected,
-    keys: RwLock<(Arc<Keys>, Instant)>,
-    /// Held by the one request that fetches.
-    fetching: Mutex<()>,
+    known: watch::Sender<Known>,
+    /// One task at a time fetches.
+    fetching: AtomicBool,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    keys: Arc<Keys>,
+    /// When they were fetched, or could not be.
+    since: Instant,
 }
 
 impl Bearer {
@@ -64,44 +82,65 @@ impl Bearer {
         let keys = fetch(&client, &jwks_url)
             .await
             .map_err(|error| InitError(format!("error retrieving JWKS: {error}")))?;
+        let known = Known {
+            keys: Arc::new(keys),
+            since: Instant::now(),
+        };
         Ok(Self {
-            client,
-            jwks_url,
             expected: Expected { issuer, audience },
-            keys: RwLock::new((Arc::new(keys), Instant::now())),
-            fetching: Mutex::new(()),
+            issuer: Arc::new(Issuer {
+                client,
+                jwks_url,
+                known: watch::Sender::new(known),
+                fetching: AtomicBool::new(false),
+            }),
+            tasks: context.tasks.clone(),
+            shutdown: context.shutdown.clone(),
         })
     }
 
+    /// Only a token whose key is unknown waits for keys, and only when it is time to fetch them.
     async fn is_valid(&self, token: &str) -> Result<(), String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let claims = Claims::read(token)?;
-        let (keys, since) = self.keys.read().await.clone();
-        let keys = if since.elapsed() >= REFRESH {
-            self.refresh(since).await
-        } else {
-            keys
-        };
-        claims.check_signature(&keys)?;
-        claims.check(&self.expected, now.as_secs_f64())
+        claims.check(&self.expected, now.as_secs_f64())?;
+        let known = self.issuer.known.borrow().clone();
+        let is_old = known.since.elapsed() >= REFRESH;
+        if is_old {
+            self.refresh();
+        }
+        match claims.check_signature(&known.keys) {
+            Err(_) if is_old => {
+                let mut known_now = self.issuer.known.subscribe();
+                let fetched = known_now.wait_for(|now| now.since != known.since).await;
+                let keys = fetched.map_err(|error| error.to_string())?.keys.clone();
+                claims.check_signature(&keys)
+            }
+            checked => checked,
+        }
     }
 
-    /// The keys as they are now; the old ones if they cannot be had.
-    async fn refresh(&self, known: Instant) -> Arc<Keys> {
-        let _alone = self.fetching.lock().await;
-        let (keys, since) = self.keys.read().await.clone();
-        if since != known {
-            return keys;
+    /// Has the keys fetched, if nobody does that already.
+    fn refresh(&self) {
+        if self.issuer.fetching.swap(true, Ordering::AcqRel) {
+            return;
         }
-        let keys = match fetch(&self.client, &self.jwks_url).await {
-            Ok(keys) => Arc::new(keys),
-            Err(error) => {
-                tracing::warn!(url = %self.jwks_url, %error, "keys for bearer tokens cannot be fetched; the known ones stay");
-                keys
-            }
-        };
-        *self.keys.write().await = (keys.clone(), Instant::now());
-        keys
+        let (issuer, shutdown) = (self.issuer.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let fetched = shutdown
+                .run_until_cancelled(fetch(&issuer.client, &issuer.jwks_url))
+                .await;
+            issuer.known.send_modify(|known| {
+                known.since = Instant::now();
+                match fetched {
+                    Some(Ok(keys)) => known.keys = Arc::new(keys),
+                    Some(Err(error)) => tracing::warn!(url = %issuer.jwks_url, %error,
+                        "keys for bearer tokens cannot be fetched; the known ones stay"),
+                    None => {}
+                }
+            });
+            issuer.fetching.store(false, Ordering::Release);
+        });
     }
 }
 
@@ -175,3 +214,6 @@ impl HttpMiddleware for Bearer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,16 +198,17 @@ impl<'t> Claims<'t> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ring::rand::SystemRandom;
     use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
     use super::*;
 
-    struct Issuer(EcdsaKeyPair);
+    /// Somebody who signs.
+    pub(in crate::bearer) struct Issuer(EcdsaKeyPair);
 
     impl Issuer {
-        fn new() -> Self {
+        pub(in crate::bearer) fn new() -> Self {
             let random = SystemRandom::new();
             let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
             let pair =
@@ -215,18 +216,22 @@ mod tests {
             Self(pair)
         }
 
-        fn keys(&self, id: &str) -> Keys {
+        /// Its public key and one that is of no use, as a document.
+        pub(in crate::bearer) fn key_set(&self, id: &str) -> String {
             let point = self.0.public_key().as_ref();
             let (x, y) = point[1..].split_at(32);
-            let text = format!(
+            format!(
                 r#"{{"keys":[{{"kty":"EC","crv":"P-256","kid":"{id}","x":"{}","y":"{}"}},{{"kty":"oct","k":"AA"}}]}}"#,
                 URL_SAFE_NO_PAD.encode(x),
                 URL_SAFE_NO_PAD.encode(y)
-            );
-            Keys::read(&outrigger_gojson::parse(text.as_bytes()).unwrap()).unwrap()
+            )
         }
 
-        fn token(&self, head: &str, claims: &str) -> String {
+        fn keys(&self, id: &str) -> Keys {
+            Keys::read(&outrigger_gojson::parse(self.key_set(id).as_bytes()).unwrap()).unwrap()
+        }
+
+        pub(in crate::bearer) fn token(&self, head: &str, claims: &str) -> String {
             let content = format!(
                 "{}.{}",
                 URL_SAFE_NO_PAD.encode(head),
