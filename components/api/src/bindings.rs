@@ -72,6 +72,12 @@ pub trait OutputBinding: Send + Sync + 'static {
     /// no answer at all (204 over HTTP).
     async fn invoke(&self, request: InvokeRequest) -> Result<Option<InvokeResponse>, InvokeError>;
 
+    /// Whether a second one of these settings cannot work beside it: when its settings change it is closed before the one
+    /// that takes its place is made.
+    fn excludes_another(&self) -> bool {
+        false
+    }
+
     /// Releases connections; called once.
     async fn close(&self) {}
 }
@@ -98,6 +104,12 @@ pub trait InputBinding: Send + Sync + 'static {
     /// Starts reading. Returns when the source is ready to deliver. After the end of the returned [`Subscription`]
     /// it may be started again: reading pauses while the app is not healthy.
     async fn read(&self, handler: Arc<dyn BindingHandler>) -> Result<Subscription, ComponentError>;
+
+    /// Whether a second one of these settings cannot work beside it: when its settings change it is closed before the one
+    /// that takes its place is made.
+    fn excludes_another(&self) -> bool {
+        false
+    }
 
     /// Releases connections; called once, after reading has ended.
     async fn close(&self) {}

@@ -1,6 +1,7 @@
 //! Message brokers (contract `pubsub`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -86,6 +87,18 @@ pub struct SubscribeRequest {
     pub topic: String,
     /// Subscription metadata.
     pub metadata: RequestMetadata,
+    /// Messages that the subscriber wants to have in hand together, as it takes them in batches. A component that otherwise waits
+    /// for the handler between two messages of a sequence hands over so many at once, in their order. 0: as it always does.
+    pub batch: usize,
+}
+
+/// How batches are made where a subscription says nothing about it (contract `pubsub`, section 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchDefaults {
+    /// Largest batch.
+    pub max_messages: usize,
+    /// Longest wait for a batch to fill.
+    pub max_wait: Duration,
 }
 
 /// A message from the broker.
@@ -160,6 +173,14 @@ pub trait PubSub: Send + Sync + 'static {
         self.features().contains(&feature)
     }
 
+    /// How batches are made where a subscription says nothing about it.
+    fn batch_defaults(&self) -> BatchDefaults {
+        BatchDefaults {
+            max_messages: 100,
+            max_wait: Duration::from_secs(1),
+        }
+    }
+
     /// Publishes one message; `Ok` means that the broker has it.
     async fn publish(&self, request: PublishRequest) -> Result<(), ComponentError>;
 
@@ -189,6 +210,12 @@ pub trait PubSub: Send + Sync + 'static {
     /// Checks that the broker answers.
     async fn ping(&self) -> Result<(), ComponentError> {
         Ok(())
+    }
+
+    /// Whether a second one of these settings cannot work beside it: when its settings change it is closed before the one
+    /// that takes its place is made.
+    fn excludes_another(&self) -> bool {
+        false
     }
 
     /// Releases connections; called once, after all subscriptions are closed.

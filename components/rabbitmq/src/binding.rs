@@ -15,16 +15,16 @@ use outrigger_components_api::bindings::{
     OutputBinding,
 };
 use outrigger_components_api::metadata::{Decoder, request};
-use outrigger_components_api::pubsub::Subscription;
+use outrigger_components_api::pubsub::{HandlerError, Subscription};
 use outrigger_components_api::{ComponentError, InitContext, InitError, RequestMetadata};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::link::{Link, Live, Message, TellingChannel};
+use crate::consumer::UNDELIVERED_PAUSE;
+use crate::link::{Declaration, Link, Live, Message, NotPublished, TellingChannel};
 use crate::settings::{Connection, put, short};
 
 /// Unacknowledged messages at the same time if `prefetchCount` sets no bound.
@@ -105,13 +105,7 @@ impl RabbitBinding {
             shutdown: context.shutdown.clone(),
             tasks: context.tasks.clone(),
         };
-        let declared = async {
-            let live = binding.link.live().await?;
-            let channel = live.channel().await?;
-            binding.queue.declare(&channel).await?;
-            channel.close().await;
-            Ok::<(), String>(())
-        };
+        let declared = async { binding.queue.declare(&binding.link.live().await?).await };
         declared
             .await
             .map_err(|error| InitError(format!("rabbitMQ error: {error}")))?;
@@ -119,8 +113,26 @@ impl RabbitBinding {
     }
 }
 
+impl RabbitBinding {
+    async fn publish(&self, message: Message) -> Result<(), NotPublished> {
+        let live = self.link.live().await.map_err(NotPublished::Failed)?;
+        self.queue.declare(&live).await.map_err(NotPublished::Failed)?;
+        let sent = live.publish(message).await;
+        if matches!(sent, Err(NotPublished::NoQueue)) {
+            // It was deleted, perhaps because it was not used any more.
+            live.forget(&self.queue.name);
+        }
+        sent
+    }
+}
+
 impl Queue {
-    async fn declare(&self, channel: &TellingChannel) -> Result<(), String> {
+    /// Makes sure that it is there; on one connection the broker is asked once.
+    async fn declare(&self, live: &Arc<Live>) -> Result<(), String> {
+        live.declare(&self.name, || self.declaration()).await
+    }
+
+    fn declaration(&self) -> Declaration {
         let mut arguments = FieldTable::new();
         if let Some(ttl) = self.ttl {
             let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
@@ -135,8 +147,7 @@ impl Queue {
             .auto_delete(self.delete_when_unused)
             .exclusive(self.exclusive)
             .arguments(arguments);
-        channel.tell(channel.channel.queue_declare(declare).await)?;
-        Ok(())
+        Declaration::Queue(declare)
     }
 
     fn message(&self, request: &InvokeRequest) -> Result<Message, String> {
@@ -164,14 +175,15 @@ impl Queue {
             properties.with_expiration(&ttl.as_millis().to_string());
         }
         if let Some(priority) = text("priority") {
-            let priority: u64 = priority
+            let priority: i64 = priority
                 .parse()
                 .map_err(|_| format!("invalid priority {priority:?}: it must be a number"))?;
-            properties.with_priority(u8::try_from(priority).unwrap_or(u8::MAX));
+            properties.with_priority(u8::try_from(priority.clamp(0, 255)).unwrap_or(u8::MAX));
         }
         Ok(Message {
             exchange: String::new(),
             routing_key: self.name.clone(),
+            mandatory: true,
             properties,
             body: request.data.to_vec(),
         })
@@ -190,15 +202,19 @@ impl OutputBinding for RabbitBinding {
         loop {
             tries += 1;
             let message = self.queue.message(&request).map_err(InvokeError::new)?;
-            let sent = async { self.link.live().await?.publish(message).await };
-            match sent.await {
+            match self.publish(message).await {
                 Ok(()) => return Ok(None),
                 Err(error) if tries >= PUBLISH_TRIES || self.shutdown.is_cancelled() => {
                     return Err(InvokeError::new(format!("failed to publish message: {error}")));
                 }
-                Err(_) => tokio::time::sleep(self.link.pause()).await,
+                Err(NotPublished::NoQueue) => {}
+                Err(NotPublished::Failed(_)) => tokio::time::sleep(self.link.pause()).await,
             }
         }
+    }
+
+    fn excludes_another(&self) -> bool {
+        self.queue.exclusive
     }
 
     async fn close(&self) {
@@ -216,7 +232,7 @@ impl InputBinding for RabbitBinding {
             queue: self.queue.clone(),
             handler,
         };
-        let stopped = self.tasks.spawn(Arc::new(reader).run(stop.clone(), ready));
+        let stopped = self.tasks.spawn(reader.run(stop.clone(), ready));
         let subscription = Subscription { stop, stopped };
         match established.await {
             Ok(Ok(())) => Ok(subscription),
@@ -231,9 +247,20 @@ impl InputBinding for RabbitBinding {
         }
     }
 
+    fn excludes_another(&self) -> bool {
+        self.queue.exclusive
+    }
+
     async fn close(&self) {
         self.link.close().await;
     }
+}
+
+/// What the broker hands out on a channel.
+struct Consumer {
+    telling: TellingChannel,
+    tag: String,
+    messages: mpsc::UnboundedReceiver<ConsumerMessage>,
 }
 
 /// Reads the queue.
@@ -244,7 +271,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(self: Arc<Self>, stop: CancellationToken, ready: oneshot::Sender<Result<(), String>>) {
+    async fn run(self, stop: CancellationToken, ready: oneshot::Sender<Result<(), String>>) {
         let mut ready = Some(ready);
         loop {
             let live = match self.link.live().await {
@@ -263,11 +290,11 @@ impl Reader {
             };
             let error = match prepared {
                 Err(error) => error,
-                Ok((channel, messages)) => {
+                Ok(consumer) => {
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    self.clone().consume(&live, channel, messages, &stop).await;
+                    self.consume(&live, consumer, &stop).await;
                     "the connection was lost".to_owned()
                 }
             };
@@ -295,49 +322,50 @@ impl Reader {
         }
     }
 
-    async fn prepare(
-        &self,
-        live: &Arc<Live>,
-    ) -> Result<(TellingChannel, mpsc::UnboundedReceiver<ConsumerMessage>), String> {
+    async fn prepare(&self, live: &Arc<Live>) -> Result<Consumer, String> {
         let telling = live.channel().await?;
-        self.queue.declare(&telling).await?;
+        // Always: it may have been deleted on this very connection.
+        telling.declare(self.queue.declaration()).await?;
         // Bounds the queue of the client as well.
         let qos = BasicQosArguments::new(0, self.queue.prefetch, false);
         telling.tell(telling.channel.basic_qos(qos).await)?;
         let mut consume = BasicConsumeArguments::new(&self.queue.name, "");
         consume.manual_ack(true);
-        let (_, messages) = telling.tell(telling.channel.basic_consume_rx(consume).await)?;
-        Ok((telling, messages))
+        let (tag, messages) = telling.tell(telling.channel.basic_consume_rx(consume).await)?;
+        Ok(Consumer {
+            telling,
+            tag,
+            messages,
+        })
     }
 
-    async fn consume(
-        self: Arc<Self>,
-        live: &Arc<Live>,
-        telling: TellingChannel,
-        mut messages: mpsc::UnboundedReceiver<ConsumerMessage>,
-        stop: &CancellationToken,
-    ) {
-        let mut running = JoinSet::new();
+    /// One message after the other: they come in the order of the queue.
+    async fn consume(&self, live: &Arc<Live>, mut consumer: Consumer, stop: &CancellationToken) {
         loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 () = live.dead.cancelled() => break,
-                Some(_) = running.join_next(), if !running.is_empty() => continue,
-                message = messages.recv() => message,
+                message = consumer.messages.recv() => message,
             };
             let Some(message) = message else { break };
-            running.spawn(self.clone().take(telling.channel.clone(), message));
+            self.take(&consumer.telling.channel, message, stop).await;
         }
         if !live.dead.is_cancelled() {
-            let cancel = telling.channel.basic_cancel(BasicCancelArguments::new(""));
+            let cancel = BasicCancelArguments::new(&consumer.tag);
+            let cancel = consumer.telling.channel.basic_cancel(cancel);
             let _ = tokio::time::timeout(Duration::from_millis(500), cancel).await;
         }
-        while running.join_next().await.is_some() {}
-        telling.close().await;
+        // What was read and not handled goes back to the queue with the channel.
+        consumer.telling.close().await;
     }
 
-    async fn take(self: Arc<Self>, channel: amqprs::channel::Channel, message: ConsumerMessage) {
+    async fn take(
+        &self,
+        channel: &amqprs::channel::Channel,
+        message: ConsumerMessage,
+        stop: &CancellationToken,
+    ) {
         let Some(tag) = message.deliver.as_ref().map(amqprs::Deliver::delivery_tag) else {
             return;
         };
@@ -349,10 +377,7 @@ impl Reader {
             .into_iter()
             .flat_map(|table| table.as_ref().iter())
             .filter_map(|(name, value)| match value {
-                FieldValue::S(text) => {
-                    let name = utf8_percent_encode(name.as_ref(), ESCAPED).to_string();
-                    Some((name.replace(' ', "+"), text.to_string()))
-                }
+                FieldValue::S(text) => Some((query_escape(name.as_ref()), query_escape(text.as_ref()))),
                 _ => None,
             })
             .collect();
@@ -364,6 +389,13 @@ impl Reader {
             Ok(_) => channel.basic_ack(BasicAckArguments::new(tag, false)).await,
             Err(error) => {
                 debug!(queue = %self.queue.name, %error, "message goes back to the queue");
+                if !matches!(error, HandlerError::Failed(_)) {
+                    // Nobody could take it, and the broker hands it out again at once.
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(UNDELIVERED_PAUSE) => {}
+                    }
+                }
                 channel
                     .basic_nack(BasicNackArguments::new(tag, false, true))
                     .await
@@ -373,4 +405,9 @@ impl Reader {
             debug!(queue = %self.queue.name, %error, "message not acknowledged");
         }
     }
+}
+
+/// As Go's `url.QueryEscape` writes it: Dapr's metadata are to be headers of HTTP.
+fn query_escape(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string().replace(' ', "+")
 }

@@ -21,7 +21,7 @@ use crate::pubsub::exchange;
 use crate::settings::{Options, put, short};
 
 /// Before a message that nobody could take goes back to the queue, which hands it out at once.
-const UNDELIVERED_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const UNDELIVERED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tries to establish a subscription before its caller is told that it failed.
 const FIRST_TRIES: u32 = 3;
@@ -217,15 +217,13 @@ impl Consumer {
         let telling = live.channel().await?;
         let channel = &telling.channel;
         // Always: it may have been deleted with its last queue.
-        telling
-            .exchange_declare(exchange(options, &self.topic, None))
-            .await?;
+        telling.declare(exchange(options, &self.topic, None)).await?;
         let mut arguments = options.queue_arguments();
         if options.enable_dead_letter {
             let dead_exchange = format!("dlx-{}", self.queue);
             let dead_queue = format!("dlq-{}", self.queue);
             telling
-                .exchange_declare(exchange(options, &dead_exchange, Some("fanout")))
+                .declare(exchange(options, &dead_exchange, Some("fanout")))
                 .await?;
             let mut lazy = options.queue_arguments();
             put(&mut lazy, "x-queue-mode", FieldValue::from("lazy"));

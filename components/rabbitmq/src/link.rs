@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use amqprs::callbacks::{ChannelCallback, DefaultConnectionCallback};
-use amqprs::channel::{BasicPublishArguments, Channel, ConfirmSelectArguments, ExchangeDeclareArguments};
+use amqprs::channel::{
+    BasicPublishArguments, Channel, ConfirmSelectArguments, ExchangeDeclareArguments, QueueDeclareArguments,
+};
 use amqprs::connection::{Connection, OpenConnectionArguments};
 use amqprs::security::SecurityCredentials;
 use amqprs::tls::TlsAdaptor;
@@ -51,17 +53,49 @@ pub(crate) struct Live {
 pub(crate) struct Message {
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
+    /// Without a queue that takes it publishing fails. (The broker confirms such messages otherwise.)
+    pub(crate) mandatory: bool,
     pub(crate) properties: BasicProperties,
     pub(crate) body: Vec<u8>,
 }
 
+/// What a message goes through.
+pub(crate) enum Declaration {
+    Exchange(ExchangeDeclareArguments),
+    Queue(QueueDeclareArguments),
+}
+
+/// Why a message is not with the broker, or perhaps not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotPublished {
+    /// There is no queue for it.
+    #[error("the broker has no queue for the message")]
+    NoQueue,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
 struct Outgoing {
     message: Message,
-    confirmed: oneshot::Sender<bool>,
+    waiting: Waiting,
+}
+
+/// Who waits for a message's confirmation.
+struct Waiting {
+    mandatory: bool,
+    confirmed: oneshot::Sender<Confirmed>,
+}
+
+/// What the broker says of a message.
+enum Confirmed {
+    Kept,
+    Refused,
+    Returned,
 }
 
 /// Messages on their way, by number.
-type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<bool>>>>;
+type Pending = Arc<Mutex<BTreeMap<u64, Waiting>>>;
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -197,25 +231,33 @@ impl Link {
 }
 
 impl Live {
-    /// Declares an exchange if that was not done on this connection.
+    /// Declares an exchange or a queue if that was not done on this connection, whose names are of one of both.
     ///
     /// # Errors
     /// As the broker says: it may be there with other properties.
-    pub(crate) async fn declare(self: &Arc<Self>, exchange: ExchangeDeclareArguments) -> Result<(), String> {
-        let name = exchange.exchange.clone();
-        if self.declared().contains(&name) {
+    pub(crate) async fn declare(
+        self: &Arc<Self>,
+        name: &str,
+        declaration: impl FnOnce() -> Declaration,
+    ) -> Result<(), String> {
+        if self.declared().contains(name) {
             return Ok(());
         }
-        let live = self.clone();
+        let (live, name, declaration) = (self.clone(), name.to_owned(), declaration());
         let declared = async move {
             // On a channel of its own, which a refusal closes.
             let channel = live.open_channel().await?;
-            channel.exchange_declare(exchange).await?;
+            channel.declare(declaration).await?;
             channel.close().await;
             live.declared().insert(name);
             Ok(())
         };
         whole(&self.tasks, declared).await
+    }
+
+    /// It is gone from the broker: the next [`Self::declare`] declares it again.
+    pub(crate) fn forget(&self, name: &str) {
+        self.declared().remove(name);
     }
 
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
@@ -249,15 +291,21 @@ impl Live {
     ///
     /// # Errors
     /// If it did not say so.
-    pub(crate) async fn publish(&self, message: Message) -> Result<(), String> {
+    pub(crate) async fn publish(&self, message: Message) -> Result<(), NotPublished> {
         let (confirmed, answer) = oneshot::channel();
-        let outgoing = Outgoing { message, confirmed };
-        let lost = || "the connection was lost before the broker confirmed".to_owned();
+        let waiting = Waiting {
+            mandatory: message.mandatory,
+            confirmed,
+        };
+        let failed = |error: &str| NotPublished::Failed(error.to_owned());
+        let lost = || failed("the connection was lost before the broker confirmed");
         let sent = async {
+            let outgoing = Outgoing { message, waiting };
             self.outgoing.send(outgoing).await.map_err(|_| lost())?;
             match answer.await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err("did not receive confirmation of publishing".to_owned()),
+                Ok(Confirmed::Kept) => Ok(()),
+                Ok(Confirmed::Refused) => Err(failed("did not receive confirmation of publishing")),
+                Ok(Confirmed::Returned) => Err(NotPublished::NoQueue),
                 Err(_) => Err(lost()),
             }
         };
@@ -265,9 +313,9 @@ impl Live {
             Ok(result) => result,
             Err(_) => {
                 self.dead.cancel();
-                Err(format!(
+                Err(NotPublished::Failed(format!(
                     "no confirmation of publishing within {CONFIRM_TIMEOUT:?}"
-                ))
+                )))
             }
         }
     }
@@ -280,12 +328,15 @@ pub(crate) struct TellingChannel {
 }
 
 impl TellingChannel {
-    /// Declares an exchange.
+    /// Declares an exchange or a queue.
     ///
     /// # Errors
     /// In the broker's words.
-    pub(crate) async fn exchange_declare(&self, exchange: ExchangeDeclareArguments) -> Result<(), String> {
-        self.tell(self.channel.exchange_declare(exchange).await)
+    pub(crate) async fn declare(&self, declaration: Declaration) -> Result<(), String> {
+        match declaration {
+            Declaration::Exchange(exchange) => self.tell(self.channel.exchange_declare(exchange).await),
+            Declaration::Queue(queue) => self.tell(self.channel.queue_declare(queue).await.map(drop)),
+        }
     }
 
     /// A result with the broker's reason, if it closed the channel.
@@ -379,12 +430,13 @@ async fn publish(
             () = dead.cancelled() => break,
             outgoing = queue.recv() => outgoing,
         };
-        let Some(Outgoing { message, confirmed }) = outgoing else {
+        let Some(Outgoing { message, waiting }) = outgoing else {
             break;
         };
         number += 1;
-        lock(&pending).insert(number, confirmed);
-        let arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
+        lock(&pending).insert(number, waiting);
+        let mut arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
+        arguments.mandatory(message.mandatory);
         let sent = tokio::select! {
             sent = channel.basic_publish(message.properties, message.body, arguments) => sent.is_ok(),
             () = dead.cancelled() => false,
@@ -399,7 +451,7 @@ async fn publish(
     lock(&pending).clear();
 }
 
-fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, BTreeMap<u64, oneshot::Sender<bool>>> {
+fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, BTreeMap<u64, Waiting>> {
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -410,15 +462,25 @@ struct Confirmations {
 }
 
 impl Confirmations {
-    fn settle(&self, tag: u64, multiple: bool, ok: bool) {
+    fn settle(&self, tag: u64, multiple: bool, outcome: fn() -> Confirmed) {
         let mut pending = lock(&self.pending);
         if multiple {
             let later = pending.split_off(&(tag + 1));
-            for (_, confirmed) in std::mem::replace(&mut *pending, later) {
-                let _ = confirmed.send(ok);
+            for (_, waiting) in std::mem::replace(&mut *pending, later) {
+                let _ = waiting.confirmed.send(outcome());
             }
-        } else if let Some(confirmed) = pending.remove(&tag) {
-            let _ = confirmed.send(ok);
+        } else if let Some(waiting) = pending.remove(&tag) {
+            let _ = waiting.confirmed.send(outcome());
+        }
+    }
+
+    /// A message without a queue comes back before it is confirmed, but without its number. So all are given back that it
+    /// may be: who publishes them again does so once too often rather than once too seldom.
+    fn give_back(&self) {
+        let mut pending = lock(&self.pending);
+        let returned: Vec<_> = pending.extract_if(.., |_, waiting| waiting.mandatory).collect();
+        for (_, waiting) in returned {
+            let _ = waiting.confirmed.send(Confirmed::Returned);
         }
     }
 }
@@ -440,12 +502,15 @@ impl ChannelCallback for Confirmations {
     }
 
     async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
-        self.settle(ack.delivery_tag(), ack.mutiple(), true);
+        self.settle(ack.delivery_tag(), ack.mutiple(), || Confirmed::Kept);
     }
 
     async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
-        self.settle(nack.delivery_tag(), nack.multiple(), false);
+        self.settle(nack.delivery_tag(), nack.multiple(), || Confirmed::Refused);
     }
 
-    async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
+    async fn publish_return(&mut self, _: &Channel, returned: Return, _: BasicProperties, _: Vec<u8>) {
+        debug!(%returned, "RabbitMQ has no queue for a message");
+        self.give_back();
+    }
 }

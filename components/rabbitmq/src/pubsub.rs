@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::consumer::Consumer;
-use crate::link::{Link, Message};
+use crate::link::{Declaration, Link, Message};
 use crate::settings::{Options, short};
 
 const PUBLISH_TRIES: u32 = 3;
@@ -55,9 +55,9 @@ impl RabbitMq {
 
     async fn try_publish(&self, message: Message) -> Result<(), String> {
         let live = self.publishing.live().await?;
-        live.declare(exchange(&self.options, &message.exchange, None))
-            .await?;
-        live.publish(message).await
+        let declaration = || exchange(&self.options, &message.exchange, None);
+        live.declare(&message.exchange, declaration).await?;
+        live.publish(message).await.map_err(|error| error.to_string())
     }
 
     fn message(&self, request: &PublishRequest) -> Result<Message, String> {
@@ -99,6 +99,7 @@ impl RabbitMq {
         Ok(Message {
             exchange: request.topic.clone(),
             routing_key: routing_key.to_owned(),
+            mandatory: false,
             properties,
             body: request.data.to_vec(),
         })
@@ -106,12 +107,12 @@ impl RabbitMq {
 }
 
 /// How an exchange is to be.
-pub(crate) fn exchange(options: &Options, name: &str, kind: Option<&str>) -> ExchangeDeclareArguments {
+pub(crate) fn exchange(options: &Options, name: &str, kind: Option<&str>) -> Declaration {
     let mut arguments = ExchangeDeclareArguments::new(name, kind.unwrap_or(&options.exchange_kind));
     arguments
         .durable(options.durable)
         .auto_delete(options.delete_when_unused);
-    arguments
+    Declaration::Exchange(arguments)
 }
 
 #[async_trait]

@@ -1,10 +1,12 @@
 //! `pubsub.rabbitmq`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outrigger_components_api::bindings::{InputBinding, OutputBinding};
+use async_trait::async_trait;
+use bytes::Bytes;
+use outrigger_components_api::bindings::{BindingEvent, BindingHandler, InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
 use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
@@ -27,6 +29,7 @@ fn with(topic: &str, pairs: &[(&str, &str)]) -> SubscribeRequest {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Default::default()
     }
 }
 
@@ -47,12 +50,14 @@ async fn the_broker_keeps_every_promise() {
     what_cannot_be_is_refused(&server).await;
     prefetch_bounds_the_calls_at_a_time(&server).await;
     the_binding_carries_messages_both_ways(&server).await;
+    the_binding_handles_one_message_after_the_other(&server).await;
+    a_binding_whose_queue_was_deleted_declares_it_again(&server).await;
 }
 
 async fn the_binding_carries_messages_both_ways(server: &Server) {
     let settings = [("queueName", "jobs"), ("durable", "true"), ("maxPriority", "300")];
     let binding = RabbitBinding::connect(&server.context(&settings)).await.unwrap();
-    let mut request = request("create", "hello", [("a b", "c"), ("priority", "3")]);
+    let mut request = request("create", "hello", [("a b", "c d/ü"), ("priority", "3")]);
     binding.invoke(request.clone()).await.unwrap();
     let seen = Events::failing_first(1);
     let subscription = binding.read(seen.clone()).await.unwrap();
@@ -63,8 +68,13 @@ async fn the_binding_carries_messages_both_ways(server: &Server) {
             Some(&b"hello"[..]),
             "refused, it comes again"
         );
-        assert_eq!(event.metadata["a+b"], "c");
+        assert_eq!(event.metadata["a+b"], "c+d%2F%C3%BC");
     }
+    for priority in ["-5", "300"] {
+        request.metadata.insert("priority".into(), priority.into());
+        binding.invoke(request.clone()).await.unwrap();
+    }
+    seen.wait(4).await;
     subscription.close().await;
     request.metadata.insert("priority".into(), "high".into());
     let error = binding.invoke(request).await.unwrap_err();
@@ -76,6 +86,53 @@ async fn the_binding_carries_messages_both_ways(server: &Server) {
         .await
         .unwrap_err();
     assert!(error.0.contains("PRECONDITION_FAILED"), "{error}");
+}
+
+/// Takes the longer, the earlier a message comes.
+struct Slower(Mutex<Vec<String>>);
+
+#[async_trait]
+impl BindingHandler for Slower {
+    async fn handle(&self, event: BindingEvent) -> Result<Option<Bytes>, HandlerError> {
+        let text = String::from_utf8(event.data.unwrap().to_vec()).unwrap();
+        tokio::time::sleep(Duration::from_millis(100 - 10 * text.parse::<u64>().unwrap())).await;
+        self.0.lock().unwrap().push(text);
+        Ok(None)
+    }
+}
+
+async fn the_binding_handles_one_message_after_the_other(server: &Server) {
+    let settings = [("queueName", "ordered")];
+    let binding = RabbitBinding::connect(&server.context(&settings)).await.unwrap();
+    let sent: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+    for text in &sent {
+        binding.invoke(request("create", text, [])).await.unwrap();
+    }
+    let handler = Arc::new(Slower(Mutex::default()));
+    let subscription = binding.read(handler.clone()).await.unwrap();
+    soon("all messages", async {
+        while handler.0.lock().unwrap().len() < sent.len() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(*handler.0.lock().unwrap(), sent);
+    subscription.close().await;
+}
+
+async fn a_binding_whose_queue_was_deleted_declares_it_again(server: &Server) {
+    let settings = [("queueName", "deleted")];
+    let binding = RabbitBinding::connect(&server.context(&settings)).await.unwrap();
+    binding.invoke(request("create", "1", [])).await.unwrap();
+    let seen = Events::answering("");
+    let subscription = binding.read(seen.clone()).await.unwrap();
+    seen.wait(1).await;
+    // Both ends notice: the writer by the message that comes back, the reader by the broker's word.
+    server.control(&["delete_queue", "deleted"]);
+    binding.invoke(request("create", "2", [])).await.unwrap();
+    let events = seen.wait(2).await;
+    assert_eq!(events[1].data.as_deref(), Some(&b"2"[..]));
+    subscription.close().await;
 }
 
 async fn what_failed_goes_where_the_settings_say(server: &Server) {
