@@ -9,6 +9,7 @@ pub mod configuration;
 pub mod faults;
 pub mod lock;
 pub mod overhead;
+pub mod proxy;
 pub mod pubsub;
 pub mod secrets;
 pub mod state;

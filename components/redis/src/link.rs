@@ -4,6 +4,7 @@ mod connection;
 
 use std::time::Duration;
 
+use redis::io::tcp::{TcpSettings, socket2};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue,
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, Value,
@@ -14,6 +15,10 @@ use tracing::{debug, info};
 
 use crate::settings::Settings;
 pub(crate) use connection::Connection;
+
+/// After so long without a word the system asks whether the other machine is still there, three times.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Answers of a server that is starting, failing over or full: worth another try.
 const PASSING: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"];
@@ -275,7 +280,15 @@ impl Link {
         if !password.is_empty() {
             login = login.set_password(password);
         }
-        let target = address.into_connection_info()?.set_redis_settings(login);
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_EVERY)
+            .with_retries(3);
+        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+        let target = address
+            .into_connection_info()?
+            .set_redis_settings(login)
+            .set_tcp_settings(tcp);
         match self.settings.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
             None => Client::open(target),
             Some((certificate, key)) => Client::build_with_tls(

@@ -43,7 +43,7 @@ impl RedisLock {
                 "[standaloneRedisLock]: redisType: cluster is not supported for locks; use redisType: node",
             ));
         }
-        let settings = Settings::decode(&context.properties, Purpose::Other)?;
+        let settings = Settings::decode(&context.properties, Purpose::Lock)?;
         let has_failover = settings.sentinel.is_some();
         let link = Link::new(settings);
         let mut info = redis::cmd("INFO");

@@ -54,8 +54,9 @@ pub(crate) struct Sentinel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     State,
+    Lock,
     PubSub,
-    /// Bindings, configuration, locks.
+    /// Bindings, configuration.
     Other,
 }
 
@@ -83,7 +84,7 @@ impl Settings {
         });
         // Which defaults differ by component is history.
         let first_pause = match purpose {
-            Purpose::State => Duration::from_secs(2),
+            Purpose::State | Purpose::Lock => legacy_pause(&mut strict).unwrap_or(Duration::from_secs(2)),
             Purpose::PubSub | Purpose::Other => Duration::from_millis(8),
         };
         let mut settings = Self {
@@ -200,6 +201,17 @@ fn unsupported(strict: &mut Strict<'_>) -> Option<&'static str> {
     }
 }
 
+/// `maxRetryBackoff`, of old times, in nanoseconds.
+fn legacy_pause(strict: &mut Strict<'_>) -> Option<Duration> {
+    let given = strict
+        .text("maxRetryBackoff")
+        .filter(|text| !text.is_empty())
+        .and_then(|_| strict.integer("maxRetryBackoff"))
+        .map(GoDuration::from_nanos);
+    // Nothing, as for those that have a name of today.
+    given.map(|pause| interval(Some(pause), Duration::from_millis(8)))
+}
+
 /// Negative: no pause.
 fn interval(given: Option<GoDuration>, default: Duration) -> Duration {
     match given {
@@ -306,6 +318,28 @@ mod tests {
         assert_eq!(decode(&[("readTimeout", "-1")]).unwrap().read_timeout, None);
         assert_eq!(decode(&[("redisMaxRetries", "-1")]).unwrap().retries, 0);
         assert_eq!(decode(&[]).unwrap().retries, 3);
+    }
+
+    #[test]
+    fn stores_and_locks_wait_two_seconds_or_as_their_old_setting_says() {
+        let pause = |purpose, pairs: &[(&str, &str)]| {
+            let properties = pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            Settings::decode(&properties, purpose).map(|settings| settings.min_retry_interval)
+        };
+        let old = ("maxRetryBackoff", "5000000");
+        for purpose in [Purpose::State, Purpose::Lock] {
+            assert_eq!(pause(purpose, &[]), Ok(Duration::from_secs(2)));
+            assert_eq!(pause(purpose, &[old]), Ok(Duration::from_millis(5)));
+            let both = [old, ("redisMinRetryInterval", "7")];
+            assert_eq!(pause(purpose, &both), Ok(Duration::from_millis(7)));
+            assert_eq!(pause(purpose, &[("maxRetryBackoff", "-1")]), Ok(Duration::ZERO));
+            let error = pause(purpose, &[("maxRetryBackoff", "5ms")]).unwrap_err();
+            assert!(error.0.contains("maxRetryBackoff"), "{error}");
+        }
+        assert_eq!(pause(Purpose::Other, &[old]), Ok(Duration::from_millis(8)));
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::bindings::{InvokeError, InvokeResponse};
-use outrigger_components_api::configuration::ConfigurationStore;
+use outrigger_components_api::configuration::{ConfigurationStore, Watch};
 use outrigger_components_api::lock::{LockStore, TryLockRequest};
 use outrigger_components_api::testing::configuration::{Source, Updates};
+use outrigger_components_api::testing::proxy::Proxy;
 use outrigger_components_api::testing::{bindings, configuration, lock};
 use outrigger_components_redis::{RedisBinding, RedisConfiguration, RedisLock};
 
@@ -113,6 +114,72 @@ async fn what_changed_while_the_server_was_away_is_told_when_it_is_back() {
     updates.wait("k", |item| item.value.is_empty()).await;
     server.set("k", "after", "2").await;
     updates.wait("k", |item| item.value == "after").await;
+    watch.subscription.close().await;
+}
+
+async fn watched(server: &Server, proxy: &Proxy, keys: &[&str]) -> (Arc<Updates>, Watch) {
+    let mut context = server.context([]);
+    let address = ("redisHost".to_owned(), proxy.address().to_string());
+    let others = context.properties.iter().filter(|(name, _)| *name != "redisHost");
+    let others = others.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    context.properties = others.chain([address]).collect();
+    let store = RedisConfiguration::connect(&context).await.unwrap();
+    let updates = Arc::new(Updates::default());
+    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    let watch = store
+        .subscribe(&keys, &RequestMetadata::new(), updates.clone())
+        .await
+        .unwrap();
+    (updates, watch)
+}
+
+#[tokio::test]
+async fn a_server_that_vanishes_without_a_word_leaves_no_subscription_deaf() {
+    let server = Server::start().await;
+    let proxy = Proxy::before(&server.address()).await;
+    server.set("k", "a", "1").await;
+    server.set("same", "s", "1").await;
+    let (updates, watch) = watched(&server, &proxy, &["k", "same"]).await;
+    let (all, watch_all) = watched(&server, &proxy, &[]).await;
+    server.set("k", "b", "2").await;
+    for updates in [&updates, &all] {
+        updates.wait("k", |item| item.value == "b").await;
+    }
+    proxy.fall_silent();
+    // As it was when the subscription began, but not as it was told last.
+    server.set("k", "a", "1").await;
+    server.set("new", "n", "1").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    proxy.speak();
+    for updates in [&updates, &all] {
+        updates.wait("k", |item| item.value == "a").await;
+    }
+    all.wait("new", |item| item.value == "n").await;
+    server.set("k", "c", "3").await;
+    for updates in [&updates, &all] {
+        updates.wait("k", |item| item.value == "c").await;
+        let events = updates.events();
+        assert!(events.iter().all(|event| !event.items.contains_key("same")));
+    }
+    watch.subscription.close().await;
+    watch_all.subscription.close().await;
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_read_at_once_is_told_when_it_can() {
+    let server = Server::start().await;
+    let store = RedisConfiguration::connect(&server.context([])).await.unwrap();
+    let updates = Arc::new(Updates::default());
+    let watch = store
+        .subscribe(&["k".to_owned()], &RequestMetadata::new(), updates.clone())
+        .await
+        .unwrap();
+    let _: String = server.command(&["ACL", "SETUSER", "default", "-mget"]).await;
+    server.set("k", "v", "1").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(updates.events().is_empty());
+    let _: String = server.command(&["ACL", "SETUSER", "default", "+mget"]).await;
+    updates.wait("k", |item| item.value == "v").await;
     watch.subscription.close().await;
 }
 
