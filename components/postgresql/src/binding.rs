@@ -11,10 +11,11 @@ use outrigger_components_api::{InitContext, InitError, RequestMetadata};
 use outrigger_gojson::{Numbers, Value};
 use outrigger_model::duration::GoDuration;
 use tokio::time::Instant;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::DbError;
-use crate::pool::Pool;
+use crate::pool::{Answer, Lease, Pool};
 use crate::settings::Settings;
 use crate::values::{Cell, Loose, time};
 
@@ -43,11 +44,11 @@ impl PostgresBinding {
         Ok(Self { pool })
     }
 
-    async fn run(&self, sql: &str, values: &[Value], is_query: bool) -> Result<Outcome, DbError> {
+    async fn run(&self, sql: &str, values: &[Value]) -> Result<Answer, DbError> {
         self.pool
             .within(async {
-                let lease = self.pool.lease().await?;
-                let result = run_on(lease.client(), sql, values, is_query).await;
+                let mut lease = self.pool.lease().await?;
+                let result = run_on(&mut lease, sql, values).await;
                 // A connection that still has an answer to come is not handed on.
                 if !matches!(&result, Err(error) if error.is_lost()) {
                     lease.give_back();
@@ -58,39 +59,30 @@ impl PostgresBinding {
     }
 }
 
-/// What a statement came to.
-enum Outcome {
-    Affected(u64),
-    Rows(Vec<Value>),
-}
-
-async fn run_on(
-    client: &tokio_postgres::Client,
-    sql: &str,
-    values: &[Value],
-    is_query: bool,
-) -> Result<Outcome, DbError> {
+/// The server decides what parameters are: they are sent as text.
+async fn run_on(lease: &mut Lease, sql: &str, values: &[Value]) -> Result<Answer, DbError> {
     let loose: Vec<Loose<'_>> = values.iter().map(Loose).collect();
-    let parameters: Vec<&(dyn ToSql + Sync)> = loose.iter().map(|value| value as _).collect();
-    let statement = client.prepare(sql).await?;
-    if statement.params().len() != parameters.len() {
+    if !lease.caches_statements() {
+        // Without a name that a proxy would have to know on another connection.
+        let typed: Vec<(&(dyn ToSql + Sync), Type)> =
+            loose.iter().map(|value| (value as _, Type::UNKNOWN)).collect();
+        return lease.run(sql, &typed).await;
+    }
+    let statement = lease.client().prepare(sql).await?;
+    if statement.params().len() != loose.len() {
         return Err(DbError::Usage(format!(
             "expected {} arguments, got {}",
             statement.params().len(),
-            parameters.len()
+            loose.len()
         )));
     }
-    if !is_query {
-        return Ok(Outcome::Affected(client.execute(&statement, &parameters).await?));
-    }
-    let mut result = Vec::new();
-    for row in client.query(&statement, &parameters).await? {
-        let cells = (0..row.len())
-            .map(|index| row.try_get::<_, Cell>(index).map(|cell| cell.0))
-            .collect::<Result<Vec<Value>, _>>()?;
-        result.push(Value::Array(cells));
-    }
-    Ok(Outcome::Rows(result))
+    let parameters = loose.iter().map(|value| value as &(dyn ToSql + Sync));
+    Answer::read(lease.client().query_raw(&statement, parameters).await?).await
+}
+
+fn json(row: &Row) -> Result<Value, DbError> {
+    let cells = (0..row.len()).map(|index| row.try_get::<_, Cell>(index).map(|cell| cell.0));
+    Ok(Value::Array(cells.collect::<Result<_, _>>()?))
 }
 
 #[async_trait]
@@ -126,11 +118,8 @@ impl OutputBinding for PostgresBinding {
             },
         };
         let (started, clock) = (now(), Instant::now());
-        let is_query = request.operation == "query";
-        let outcome = self
-            .run(sql, &values, is_query)
-            .await
-            .map_err(|error| InvokeError::new(format!("error executing query: {error}")))?;
+        let failed = |error: DbError| InvokeError::new(format!("error executing query: {error}"));
+        let answer = self.run(sql, &values).await.map_err(failed)?;
         let mut response = InvokeResponse {
             data: None,
             metadata: RequestMetadata::from([
@@ -141,16 +130,14 @@ impl OutputBinding for PostgresBinding {
                 ("duration".to_owned(), duration(clock.elapsed())),
             ]),
         };
-        match outcome {
-            Outcome::Affected(rows) => {
-                response
-                    .metadata
-                    .insert("rows-affected".to_owned(), rows.to_string());
-            }
-            Outcome::Rows(rows) => {
-                let json = outrigger_gojson::to_vec(&Value::Array(rows), Numbers::Verbatim, true);
-                response.data = Some(json.into());
-            }
+        if request.operation == "query" {
+            let rows: Result<Vec<Value>, DbError> = answer.rows.iter().map(json).collect();
+            let rows = Value::Array(rows.map_err(failed)?);
+            response.data = Some(outrigger_gojson::to_vec(&rows, Numbers::Verbatim, true).into());
+        } else {
+            response
+                .metadata
+                .insert("rows-affected".to_owned(), answer.changed.to_string());
         }
         Ok(Some(response))
     }

@@ -47,6 +47,18 @@ impl DbError {
         }
     }
 
+    /// Whether a statement that was prepared is of no use any more, since a table is not as it was then, or since another
+    /// stands behind the connection. It has not been run.
+    pub(crate) fn is_outdated(&self) -> bool {
+        matches!(
+            self,
+            Self::Postgres(error) if matches!(
+                error.code(),
+                Some(&SqlState::FEATURE_NOT_SUPPORTED | &SqlState::INVALID_SQL_STATEMENT_NAME)
+            )
+        )
+    }
+
     /// Whether the server says that a row of this key is there already.
     pub(crate) fn is_duplicate(&self) -> bool {
         matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION))

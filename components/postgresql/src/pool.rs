@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row, RowStream, Statement};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -224,7 +224,12 @@ impl Pool {
         self.within(async {
             loop {
                 let mut lease = self.lease().await?;
-                match lease.run(sql, values).await {
+                let mut result = lease.run(sql, values).await;
+                if matches!(&result, Err(error) if error.is_outdated()) && lease.caches_statements() {
+                    // Nothing was done, and it has been forgotten.
+                    result = lease.run(sql, values).await;
+                }
+                match result {
                     Err(error) if again && error.is_lost() => {
                         again = false;
                         self.forget_idle();
@@ -262,10 +267,28 @@ impl Pool {
 }
 
 /// What the server answered to a statement.
-struct Answer {
-    rows: Vec<Row>,
+pub(crate) struct Answer {
+    pub(crate) rows: Vec<Row>,
     /// Rows that it changed or, of a query, returned.
-    changed: u64,
+    pub(crate) changed: u64,
+}
+
+impl Answer {
+    /// Reads it to its end.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub(crate) async fn read(stream: RowStream) -> Result<Self, DbError> {
+        let mut stream = std::pin::pin!(stream);
+        let mut rows = Vec::new();
+        while let Some(row) = stream.as_mut().try_next().await? {
+            rows.push(row);
+        }
+        Ok(Self {
+            rows,
+            changed: stream.rows_affected().unwrap_or_default(),
+        })
+    }
 }
 
 /// A connection in use.
@@ -292,7 +315,20 @@ impl Lease {
         Ok(self.run(sql, values).await?.changed)
     }
 
-    async fn run(&mut self, sql: &str, values: Values<'_>) -> Result<Answer, DbError> {
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub(crate) async fn run(&mut self, sql: &str, values: Values<'_>) -> Result<Answer, DbError> {
+        let result = self.try_run(sql, values).await;
+        if matches!(&result, Err(error) if error.is_outdated()) {
+            // Others are of the same age.
+            self.connection.statements.clear();
+        }
+        result
+    }
+
+    async fn try_run(&mut self, sql: &str, values: Values<'_>) -> Result<Answer, DbError> {
         let stream = if self.pool.0.settings.cache_statements {
             let statement = self.prepared(sql, values).await?;
             let values = values.iter().map(|(value, _)| *value);
@@ -301,15 +337,12 @@ impl Lease {
             let values = values.iter().map(|(value, kind)| (*value, kind.clone()));
             self.connection.client.query_typed_raw(sql, values).await?
         };
-        let mut stream = std::pin::pin!(stream);
-        let mut rows = Vec::new();
-        while let Some(row) = stream.as_mut().try_next().await? {
-            rows.push(row);
-        }
-        Ok(Answer {
-            rows,
-            changed: stream.rows_affected().unwrap_or_default(),
-        })
+        Answer::read(stream).await
+    }
+
+    /// Whether statements are prepared under a name.
+    pub(crate) fn caches_statements(&self) -> bool {
+        self.pool.0.settings.cache_statements
     }
 
     /// Runs statements without values.

@@ -250,21 +250,30 @@ impl StateStore for PostgresState {
             .pool
             .within(async {
                 let mut lease = self.pool.lease().await?;
-                match self.in_transaction(&mut lease, guard.as_ref(), &writes).await {
-                    Ok(()) => {
-                        lease.give_back();
-                        Ok(Ok(()))
-                    }
-                    Err(error) => {
-                        // A connection that cannot roll back is closed, which rolls back.
-                        if lease.batch("ROLLBACK").await.is_ok() {
+                let mut again = true;
+                loop {
+                    let error = match self.in_transaction(&mut lease, guard.as_ref(), &writes).await {
+                        Ok(()) => {
                             lease.give_back();
+                            return Ok(Ok(()));
                         }
-                        match error {
-                            TransactError::Db(error) => Err(error),
-                            TransactError::State(error) => Ok(Err(error)),
-                        }
+                        Err(error) => error,
+                    };
+                    // A connection that cannot roll back is closed, which rolls back.
+                    let is_usable = lease.batch("ROLLBACK").await.is_ok();
+                    let is_outdated = matches!(&error, TransactError::Db(error) if error.is_outdated());
+                    if again && is_usable && is_outdated {
+                        // What was prepared is forgotten, and nothing was done.
+                        again = false;
+                        continue;
                     }
+                    if is_usable {
+                        lease.give_back();
+                    }
+                    return match error {
+                        TransactError::Db(error) => Err(error),
+                        TransactError::State(error) => Ok(Err(error)),
+                    };
                 }
             })
             .await;
