@@ -1,5 +1,6 @@
 //! `configuration.postgresql`: a table of values, and notices of its changes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +13,23 @@ use outrigger_components_api::pubsub::Subscription;
 use outrigger_components_api::{ComponentError, InitContext, InitError, RequestMetadata};
 use outrigger_gojson::Value;
 use tokio::sync::oneshot;
-use tokio_postgres::AsyncMessage;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::pool::{Pool, jittered};
+use crate::error::DbError;
+use crate::pool::{Driver, Pool, jittered};
 use crate::settings::Settings;
 use crate::values::Cell;
 
 const LONGEST_NAME: usize = 64;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How often a listening connection is asked whether it still lives: one that is cut without a word looks as one on which
+/// nothing happens.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// Configuration values in a PostgreSQL table.
 #[derive(Debug)]
@@ -88,47 +94,7 @@ impl PostgresConfiguration {
 impl ConfigurationStore for PostgresConfiguration {
     async fn get(&self, keys: &[String], metadata: &RequestMetadata) -> Result<Items, ComponentError> {
         check(keys)?;
-        let mut sql = format!("SELECT * FROM {}", self.table);
-        let mut values: Vec<(&(dyn ToSql + Sync), Type)> = Vec::new();
-        let texts: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let pairs: Vec<&String> = metadata.iter().flat_map(|(name, value)| [name, value]).collect();
-        if !keys.is_empty() {
-            sql.push_str(" WHERE key = ANY($1)");
-            values.push((&texts, Type::TEXT_ARRAY));
-            // Compared with each other, not with a column: so does Dapr.
-            for (number, text) in pairs.iter().enumerate() {
-                let sign = if number % 2 == 0 { " AND " } else { " = " };
-                sql.push_str(&format!("{sign}${}", number + 2));
-                values.push((text, Type::TEXT));
-            }
-        }
-        let failed =
-            |error: String| ComponentError(format!("error in querying configuration store: '{error}'"));
-        let rows = self
-            .pool
-            .rows(&sql, &values, true)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let mut items = Items::new();
-        for row in &rows {
-            let cell = |index: usize| row.try_get::<_, Cell>(index).map(|cell| cell.0);
-            let read = (|| Ok((cell(0)?, cell(1)?, cell(2)?, cell(3)?)))();
-            let (key, value, version, metadata) =
-                read.map_err(|error: tokio_postgres::Error| failed(error.to_string()))?;
-            let item = Item {
-                value: text(&value),
-                version: text(&version),
-                metadata: strings(&metadata),
-            };
-            let key = text(&key);
-            let newer = items
-                .get(&key)
-                .is_none_or(|known| number(&item.version) > number(&known.version));
-            if newer {
-                items.insert(key, item);
-            }
-        }
-        Ok(items)
+        read(&self.pool, &self.table, keys, metadata).await
     }
 
     async fn subscribe(
@@ -156,6 +122,7 @@ impl ConfigurationStore for PostgresConfiguration {
         let (ready, established) = oneshot::channel();
         let listener = Listener {
             pool: self.pool.clone(),
+            table: self.table.clone(),
             channel,
             keys: keys.to_vec(),
             id: id.clone(),
@@ -181,9 +148,76 @@ impl ConfigurationStore for PostgresConfiguration {
     }
 }
 
+/// Items of the table; no keys = all.
+async fn read(
+    pool: &Pool,
+    table: &str,
+    keys: &[String],
+    metadata: &RequestMetadata,
+) -> Result<Items, ComponentError> {
+    let mut sql = format!("SELECT * FROM {table}");
+    let mut values: Vec<(&(dyn ToSql + Sync), Type)> = Vec::new();
+    let texts: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let pairs: Vec<&String> = metadata.iter().flat_map(|(name, value)| [name, value]).collect();
+    if !keys.is_empty() {
+        sql.push_str(" WHERE key = ANY($1)");
+        values.push((&texts, Type::TEXT_ARRAY));
+        // Compared with each other, not with a column: so does Dapr.
+        for (number, text) in pairs.iter().enumerate() {
+            let sign = if number % 2 == 0 { " AND " } else { " = " };
+            sql.push_str(&format!("{sign}${}", number + 2));
+            values.push((text, Type::TEXT));
+        }
+    }
+    let failed = |error: String| ComponentError(format!("error in querying configuration store: '{error}'"));
+    let rows = pool
+        .rows(&sql, &values, true)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let mut items = Items::new();
+    for row in &rows {
+        let cell = |index: usize| row.try_get::<_, Cell>(index).map(|cell| cell.0);
+        let read = (|| Ok((cell(0)?, cell(1)?, cell(2)?, cell(3)?)))();
+        let (key, value, version, metadata) =
+            read.map_err(|error: tokio_postgres::Error| failed(error.to_string()))?;
+        let item = Item {
+            value: text(&value),
+            version: text(&version),
+            metadata: strings(&metadata),
+        };
+        let key = text(&key);
+        let newer = items
+            .get(&key)
+            .is_none_or(|known| number(&item.version) > number(&known.version));
+        if newer {
+            items.insert(key, item);
+        }
+    }
+    Ok(items)
+}
+
+/// A connection that listens.
+struct Heard {
+    client: Client,
+    driver: Driver,
+    /// What came before the server had said that it listens.
+    early: Vec<String>,
+}
+
+/// What a message of the connection says, if it is a notice.
+fn notice(message: Option<Result<AsyncMessage, tokio_postgres::Error>>) -> Result<Option<String>, DbError> {
+    match message {
+        Some(Ok(AsyncMessage::Notification(notice))) => Ok(Some(notice.payload().to_owned())),
+        Some(Ok(_)) => Ok(None),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(DbError::Connect("the connection was closed".to_owned())),
+    }
+}
+
 /// Listens on a connection of its own.
 struct Listener {
     pool: Pool,
+    table: String,
     channel: String,
     keys: Vec<String>,
     id: String,
@@ -193,12 +227,13 @@ struct Listener {
 impl Listener {
     async fn run(self, stop: CancellationToken, ready: oneshot::Sender<Result<(), String>>) {
         let mut ready = Some(ready);
-        let mut pause = Duration::from_millis(100);
+        let mut pause = FIRST_PAUSE;
+        let mut known = None;
         loop {
-            let ended = tokio::select! {
-                () = stop.cancelled() => return,
-                ended = self.listen(&mut ready) => ended,
-            };
+            let Err(ended) = self.session(&stop, &mut ready, &mut pause, &mut known).await;
+            if stop.is_cancelled() {
+                return;
+            }
             if let Some(ready) = ready.take() {
                 let _ = ready.send(Err(ended));
                 return;
@@ -213,40 +248,132 @@ impl Listener {
         }
     }
 
-    /// Why it ended.
-    async fn listen(&self, ready: &mut Option<oneshot::Sender<Result<(), String>>>) -> String {
-        let (client, mut driver) = match self.pool.connect().await {
-            Ok(connected) => connected,
-            Err(error) => return error.to_string(),
+    /// Tells changes until the connection ends, and why that is. `known` are the values that were told last, or were there when
+    /// the subscription began.
+    async fn session(
+        &self,
+        stop: &CancellationToken,
+        ready: &mut Option<oneshot::Sender<Result<(), String>>>,
+        pause: &mut Duration,
+        known: &mut Option<Items>,
+    ) -> Result<Infallible, String> {
+        let listening = async {
+            let heard = self.listen().await.map_err(|error| error.to_string())?;
+            let values = read(&self.pool, &self.table, &self.keys, &RequestMetadata::new()).await;
+            Ok::<_, String>((heard, values.map_err(|error| error.0)?))
         };
-        let mut messages = futures_util::stream::poll_fn(move |context| driver.poll_message(context));
-        let command = format!("LISTEN {}", self.channel);
-        let listening = client.batch_execute(&command);
-        tokio::pin!(listening);
-        let mut is_listening = false;
-        loop {
-            use futures_util::StreamExt as _;
-            tokio::select! {
-                result = &mut listening, if !is_listening => match result {
-                    Ok(()) => {
-                        is_listening = true;
-                        if let Some(ready) = ready.take() {
-                            let _ = ready.send(Ok(()));
+        let stopped = || Err("stopped".to_owned());
+        let (heard, values) = stop
+            .run_until_cancelled(listening)
+            .await
+            .unwrap_or_else(stopped)?;
+        *pause = FIRST_PAUSE;
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(Ok(()));
+        }
+        let known = match known {
+            None => known.insert(values),
+            Some(known) => {
+                self.tell_changes(known, values).await;
+                known
+            }
+        };
+        self.hear(heard, known, stop).await
+    }
+
+    /// Makes a connection that listens.
+    async fn listen(&self) -> Result<Heard, DbError> {
+        let listening = async {
+            let (client, mut driver) = self.pool.connect().await?;
+            let mut early = Vec::new();
+            {
+                let command = format!("LISTEN {}", self.channel);
+                let listening = client.batch_execute(&command);
+                tokio::pin!(listening);
+                loop {
+                    tokio::select! {
+                        biased;
+                        result = &mut listening => break result?,
+                        message = std::future::poll_fn(|context| driver.poll_message(context)) => {
+                            early.extend(notice(message)?);
                         }
                     }
-                    Err(error) => return error.to_string(),
-                },
-                message = messages.next() => match message {
-                    Some(Ok(AsyncMessage::Notification(notice))) => self.tell(notice.payload()).await,
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return error.to_string(),
-                    None => return "the connection was closed".to_owned(),
-                },
+                }
+            }
+            Ok(Heard {
+                client,
+                driver,
+                early,
+            })
+        };
+        self.pool.within(listening).await
+    }
+
+    /// Tells what is heard until the connection ends. Told to stop while an update is being told: it is told to its end.
+    async fn hear(
+        &self,
+        heard: Heard,
+        known: &mut Items,
+        stop: &CancellationToken,
+    ) -> Result<Infallible, String> {
+        let Heard {
+            client,
+            mut driver,
+            early,
+        } = heard;
+        for payload in early {
+            self.tell(&payload, known).await;
+        }
+        let checking = async {
+            loop {
+                tokio::time::sleep(CHECK_EVERY).await;
+                let checked = tokio::time::timeout(self.pool.timeout(), client.check_connection()).await;
+                if !matches!(checked, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        };
+        tokio::pin!(checking);
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err("stopped".to_owned()),
+                // Before the check, since it is what brings its answer.
+                message = std::future::poll_fn(|context| driver.poll_message(context)) => message,
+                () = &mut checking => return Err("the connection does not answer any more".to_owned()),
+            };
+            if let Some(payload) = notice(message).map_err(|error| error.to_string())? {
+                self.tell(&payload, known).await;
             }
         }
     }
 
-    async fn tell(&self, payload: &str) {
+    /// Tells what is not as it was told.
+    async fn tell_changes(&self, known: &mut Items, values: Items) {
+        let gone = known.keys().filter(|key| !values.contains_key(*key)).cloned();
+        let gone: Vec<_> = gone.map(|key| (key, Item::default())).collect();
+        for (key, item) in values
+            .iter()
+            .map(|(key, item)| (key.clone(), item.clone()))
+            .chain(gone)
+        {
+            if values.contains_key(&key) && known.get(&key) == Some(&item) {
+                continue;
+            }
+            self.update(key, item).await;
+        }
+        *known = values;
+    }
+
+    async fn update(&self, key: String, item: Item) {
+        let event = UpdateEvent {
+            id: self.id.clone(),
+            items: Items::from([(key, item)]),
+        };
+        self.handler.handle(event).await;
+    }
+
+    async fn tell(&self, payload: &str, known: &mut Items) {
         let Ok(document) = outrigger_gojson::parse(payload.as_bytes()) else {
             warn!(channel = %self.channel, "a notice is no JSON");
             return;
@@ -268,12 +395,8 @@ impl Listener {
         if !self.keys.is_empty() && !self.keys.contains(&key) {
             return;
         }
-        self.handler
-            .handle(UpdateEvent {
-                id: self.id.clone(),
-                items: Items::from([(key, item)]),
-            })
-            .await;
+        known.insert(key.clone(), item.clone());
+        self.update(key, item).await;
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outrigger_components_api::configuration::{ConfigurationStore, UpdateEvent, UpdateHandler};
+use outrigger_components_api::testing::configuration::Updates;
+use outrigger_components_api::testing::proxy::Proxy;
 use outrigger_components_postgresql::PostgresConfiguration;
 
 use crate::server::Server;
@@ -107,5 +109,102 @@ async fn values_are_read_by_version_and_changes_are_told() {
             .await
             .unwrap_err();
         assert!(error.0.contains(text), "{error}");
+    }
+}
+
+async fn table(server: &Server) {
+    server
+        .client()
+        .await
+        .batch_execute(
+            "CREATE TABLE config (key text, value text, version text, metadata jsonb);
+             INSERT INTO config VALUES ('a', '1', '1', NULL), ('same', 's', '1', NULL), ('gone', 'g', '1', NULL)",
+        )
+        .await
+        .unwrap();
+}
+
+const SETTINGS: [(&str, &str); 3] = [
+    ("table", "config"),
+    ("pgNotifyChannel", "config"),
+    ("timeout", "1s"),
+];
+
+#[tokio::test]
+async fn subscribing_to_a_server_that_hangs_ends_in_time() {
+    let server = Server::start().await;
+    table(&server).await;
+    let store = PostgresConfiguration::connect(&server.context(&SETTINGS))
+        .await
+        .unwrap();
+    server.pause();
+    let none = Default::default();
+    let subscribing = store.subscribe(&[], &none, Arc::new(Updates::default()));
+    let error = tokio::time::timeout(Duration::from_secs(10), subscribing)
+        .await
+        .expect("an end")
+        .unwrap_err();
+    assert!(error.0.contains("did not answer within 1s"), "{error}");
+    server.resume();
+    let updates = Arc::new(Updates::default());
+    let watch = store.subscribe(&[], &none, updates.clone()).await.unwrap();
+    notify(&server, "a", "2").await;
+    updates.wait("a", |item| item.value == "2").await;
+    watch.subscription.close().await;
+}
+
+#[tokio::test]
+async fn what_changed_while_the_server_could_not_be_heard_is_told_afterwards() {
+    let server = Server::start().await;
+    table(&server).await;
+    let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port())).await;
+    let port = proxy.address().port().to_string();
+    let mut settings = SETTINGS.to_vec();
+    settings.push(("port", &port));
+    let store = PostgresConfiguration::connect(&server.context(&settings))
+        .await
+        .unwrap();
+    let none = Default::default();
+    let updates = Arc::new(Updates::default());
+    let watch = store.subscribe(&[], &none, updates.clone()).await.unwrap();
+    notify(&server, "a", "2").await;
+    updates.wait("a", |item| item.value == "2").await;
+    proxy.fall_silent();
+    let change = "DELETE FROM config WHERE key = 'gone'; INSERT INTO config VALUES ('new', 'n', '1', NULL)";
+    server.client().await.batch_execute(change).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    proxy.speak();
+    updates.wait("new", |item| item.value == "n").await;
+    updates.wait("gone", |item| item.value.is_empty()).await;
+    // The notice said otherwise, the table is right.
+    updates.wait("a", |item| item.value == "1").await;
+    notify(&server, "a", "3").await;
+    updates.wait("a", |item| item.value == "3").await;
+    assert!(
+        updates
+            .events()
+            .iter()
+            .all(|event| !event.items.contains_key("same"))
+    );
+    watch.subscription.close().await;
+}
+
+#[tokio::test]
+async fn a_table_that_was_altered_is_read_as_it_is_now() {
+    let server = Server::start().await;
+    table(&server).await;
+    let store = PostgresConfiguration::connect(&server.context(&SETTINGS))
+        .await
+        .unwrap();
+    let none = Default::default();
+    for change in [
+        "ALTER TABLE config ADD COLUMN more int",
+        "ALTER TABLE config ALTER COLUMN version TYPE int USING version::int",
+    ] {
+        assert_eq!(store.get(&[], &none).await.unwrap().len(), 3);
+        server.client().await.batch_execute(change).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(store.get(&[], &none).await.unwrap()["a"].version, "1");
+        }
     }
 }
