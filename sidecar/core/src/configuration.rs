@@ -3,10 +3,14 @@
 //! A subscription is held here under the id that its store chose, whichever API opened it, until it is given up by id,
 //! its stream ends, or the sidecar stops.
 
+mod renewed;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use outrigger_components_api::RequestMetadata;
@@ -16,12 +20,15 @@ use outrigger_model::{ApiError, GrpcCode};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::renewed::Renewed;
 use crate::app::AppChannel;
 use crate::components::ComponentStore;
 use crate::policy::ComponentPolicies;
 
 /// Updates a stream may lag behind before its store waits for it.
 const STREAM_BUFFER: usize = 16;
+/// How long a store that is replaced may take to say what it holds.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Configuration of both APIs. Cheap to clone.
 #[derive(Clone)]
@@ -256,7 +263,7 @@ impl ConfigurationService {
     }
 
     /// Stores came, went or were made anew: subscriptions go on at the store that has the name now, under the ids
-    /// that they have. Those whose store is gone end.
+    /// that they have, and are told what is not there as it was. Those whose store is gone end.
     pub async fn components_changed(&self) {
         let inner = &self.inner;
         let stale: Vec<(String, Asked)> = {
@@ -267,11 +274,15 @@ impl ConfigurationService {
                 .collect()
         };
         for (id, asked) in stale {
-            let old = match inner.reopen(asked).await {
-                Ok((asked, subscription)) => inner.open().by_id.get_mut(&id).map(|kept| {
-                    kept.asked = asked;
-                    std::mem::replace(&mut kept.subscription, subscription)
-                }),
+            let old = match inner.reopen(&id, asked).await {
+                // Given up meanwhile, it is the new one that has to end.
+                Ok((asked, mut subscription)) => {
+                    if let Some(kept) = inner.open().by_id.get_mut(&id) {
+                        kept.asked = asked;
+                        std::mem::swap(&mut kept.subscription, &mut subscription);
+                    }
+                    Some(subscription)
+                }
                 Err(error) => {
                     tracing::warn!(
                         target: "dapr.runtime",
@@ -339,12 +350,42 @@ impl Inner {
         now.is_some_and(|now| Arc::downgrade(now).ptr_eq(&asked.at))
     }
 
-    /// Opens a subscription once more, at the store that has its name now.
-    async fn reopen(&self, mut asked: Asked) -> Result<(Asked, Subscription), ApiError> {
+    /// Opens a subscription once more, at the store that has its name now. What changes at the old store until then it
+    /// still tells itself; what differs afterwards is told first.
+    async fn reopen(&self, id: &str, mut asked: Asked) -> Result<(Asked, Subscription), ApiError> {
         let found = self.store(&asked.store)?;
+        let before = match asked.at.upgrade() {
+            Some(old) => {
+                let got = old.get(&asked.keys, &asked.metadata);
+                tokio::time::timeout(LAST_WORDS, got)
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+            }
+            None => None,
+        };
+        let handler = Arc::new(Renewed::new(id, asked.handler.clone()));
+        let renewed = Asked {
+            handler: handler.clone(),
+            ..asked.clone()
+        };
+        let watch = self.subscribe(&*found, &renewed).await?;
+        let call = self.policies.configuration(&asked.store, "get");
+        let after = call.run(|| found.get(&asked.keys, &asked.metadata)).await;
+        let changes = match after {
+            // Without an answer of the old store everything may have changed.
+            Ok(after) => renewed::differences(&before.unwrap_or_default(), after),
+            Err(error) => {
+                tracing::warn!(
+                    target: "dapr.runtime",
+                    "subscription {id} of configuration: what changed with its store {} is not told: {error}",
+                    asked.store
+                );
+                Items::new()
+            }
+        };
         asked.at = Arc::downgrade(&found);
-        let watch = self.subscribe(&*found, &asked).await?;
-        Ok((asked, watch.subscription))
+        Ok((asked, handler.begin(changes, watch.subscription)))
     }
 
     async fn subscribe(&self, found: &dyn ConfigurationStore, asked: &Asked) -> Result<Watch, ApiError> {
