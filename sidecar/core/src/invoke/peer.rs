@@ -2,11 +2,14 @@
 //! (contract `service-invocation`, section 4). With mTLS, a connection is good for the one app that its certificate names.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::WeakShared;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Request, Response};
@@ -64,8 +67,12 @@ struct Peer {
     app_id: String,
     dialer: Dialer,
     connections: Mutex<Vec<Arc<Connection>>>,
-    dialing: tokio::sync::Mutex<()>,
+    /// What is under way, for all who need a connection now; those who wait for it keep it going.
+    dialing: Mutex<Option<WeakShared<Dialing>>>,
 }
+
+/// A connection on its way.
+type Dialing = Pin<Box<dyn Future<Output = Result<Arc<Connection>, InvokeError>> + Send>>;
 
 struct Connection {
     sender: SendRequest<Bytes>,
@@ -154,14 +161,10 @@ impl Peers {
         }
     }
 
-    /// Drops the connections to a peer, so that the next call dials anew.
+    /// Drops the connections to a peer, so that the next call dials anew, or waits with others who do.
     pub fn forget(&self, address: &str) {
-        let peers = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(address);
-        for peer in peers.into_iter().flatten() {
+        let by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        for peer in by_address.get(address).into_iter().flatten() {
             for connection in peer
                 .connections
                 .lock()
@@ -207,79 +210,54 @@ impl Peers {
             app_id: target.app_id.to_owned(),
             dialer: self.security.to_app(target.namespace, target.app_id),
             connections: Mutex::default(),
-            dialing: tokio::sync::Mutex::default(),
+            dialing: Mutex::default(),
         });
         peers.push(Arc::clone(&peer));
         peer
     }
 
-    /// A connection, and whether it was made just now.
+    /// A connection, and whether it was made just now. All who find none wait for one and the same dial, and share its
+    /// failure as well.
     async fn connection(&self, target: PeerTarget<'_>) -> Result<(Arc<Connection>, bool), InvokeError> {
         let peer = self.peer(target);
         if let Some(connection) = peer.usable() {
             return Ok((connection, false));
         }
-        let _one_at_a_time = peer.dialing.lock().await;
-        if let Some(connection) = peer.usable() {
-            return Ok((connection, false));
+        loop {
+            let dialing = {
+                let mut dialing = peer.dialing.lock().unwrap_or_else(PoisonError::into_inner);
+                // One may have ended since.
+                if let Some(connection) = peer.usable() {
+                    return Ok((connection, false));
+                }
+                let under_way = dialing.as_ref().and_then(WeakShared::upgrade);
+                under_way
+                    .filter(|dialing| dialing.peek().is_none())
+                    .unwrap_or_else(|| {
+                        let started = self.dialing(&peer, target.address).shared();
+                        *dialing = started.downgrade();
+                        started
+                    })
+            };
+            let connection = dialing.await?;
+            // If very many waited for it, others are to have one of their own.
+            if connection.has_room() {
+                return Ok((connection, true));
+            }
         }
-        let connection = Arc::new(self.dial(target.address, &peer.dialer).await?);
-        peer.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(connection.clone());
-        Ok((connection, true))
     }
 
-    async fn dial(&self, address: &str, dialer: &Dialer) -> Result<Connection, InvokeError> {
-        let unavailable = |text: String| {
-            let text = format!(
-                "connection error: desc = \"transport: Error while dialing: dial tcp {address}: {text}\""
-            );
-            InvokeError::status(GrpcCode::Unavailable, text)
-        };
-        let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
-            .await
-            .map_err(|_| unavailable("i/o timeout".into()))?
-            .map_err(|error| unavailable(go_dial_error(&error)))?;
-        let _ = stream.set_nodelay(true);
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let handshake = dialer.handshaker().handshake(host, stream).await;
-        let stream = handshake.map_err(|error| handshake_failed(&error))?;
-        let close = self.shutdown.child_token();
-        let (io, cork) = cork(stream);
-        let heard = cork.heard();
-        let handshake = Builder::new()
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEAD)
-            .max_send_buffer_size(MAX_SEND_BUFFER)
-            .initial_max_send_streams(FIRST_STREAMS)
-            .max_local_error_reset_streams(Some(LOCAL_RESETS))
-            .enable_push(false)
-            .handshake::<_, Bytes>(io);
-        let (sender, mut connection) = handshake.await.map_err(|error| unavailable(error.to_string()))?;
-        // It is taken here only.
-        let pings = connection.ping_pong();
-        let (closed, peer) = (close.clone(), address.to_owned());
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                result = cork.drive(connection) => {
-                    if let Err(error) = result {
-                        tracing::debug!(%error, %peer, "connection to a sidecar ended");
-                    }
-                }
-                () = closed.cancelled() => {}
-                () = silent(heard, pings) => tracing::debug!(%peer, "a sidecar does not answer pings any more"),
-            }
-            closed.cancel();
-        });
-        Ok(Connection {
-            sender,
-            in_flight: AtomicUsize::new(0),
-            last_used: Mutex::new(Instant::now()),
-            close,
+    /// Opens a connection and adds it to those of its peer.
+    fn dialing(&self, peer: &Arc<Peer>, address: &str) -> Dialing {
+        let (peer, address) = (Arc::clone(peer), address.to_owned());
+        let (tasks, close) = (self.tasks.clone(), self.shutdown.child_token());
+        Box::pin(async move {
+            let connection = Arc::new(Connection::dial(&address, &peer.dialer, tasks, close).await?);
+            peer.connections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection.clone());
+            Ok(connection)
         })
     }
 }
@@ -324,12 +302,72 @@ impl Peer {
         connections.retain(|connection| !connection.close.is_cancelled());
         connections
             .iter()
-            .find(|connection| connection.in_flight.load(Ordering::Relaxed) < MAX_IN_FLIGHT)
+            .find(|connection| connection.has_room())
             .cloned()
     }
 }
 
 impl Connection {
+    async fn dial(
+        address: &str,
+        dialer: &Dialer,
+        tasks: TaskTracker,
+        close: CancellationToken,
+    ) -> Result<Self, InvokeError> {
+        let unavailable = |text: String| {
+            let text = format!(
+                "connection error: desc = \"transport: Error while dialing: dial tcp {address}: {text}\""
+            );
+            InvokeError::status(GrpcCode::Unavailable, text)
+        };
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(|_| unavailable("i/o timeout".into()))?
+            .map_err(|error| unavailable(go_dial_error(&error)))?;
+        let _ = stream.set_nodelay(true);
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let handshake = dialer.handshaker().handshake(host, stream).await;
+        let stream = handshake.map_err(|error| handshake_failed(&error))?;
+        let (io, cork) = cork(stream);
+        let heard = cork.heard();
+        let handshake = Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEAD)
+            .max_send_buffer_size(MAX_SEND_BUFFER)
+            .initial_max_send_streams(FIRST_STREAMS)
+            .max_local_error_reset_streams(Some(LOCAL_RESETS))
+            .enable_push(false)
+            .handshake::<_, Bytes>(io);
+        let (sender, mut connection) = handshake.await.map_err(|error| unavailable(error.to_string()))?;
+        // It is taken here only.
+        let pings = connection.ping_pong();
+        let (closed, peer) = (close.clone(), address.to_owned());
+        tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                result = cork.drive(connection) => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, %peer, "connection to a sidecar ended");
+                    }
+                }
+                () = closed.cancelled() => {}
+                () = silent(heard, pings) => tracing::debug!(%peer, "a sidecar does not answer pings any more"),
+            }
+            closed.cancel();
+        });
+        Ok(Self {
+            sender,
+            in_flight: AtomicUsize::new(0),
+            last_used: Mutex::new(Instant::now()),
+            close,
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) < MAX_IN_FLIGHT
+    }
+
     fn is_idle_for(&self, limit: Duration) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0
             && self
@@ -432,6 +470,44 @@ mod tests {
             assert_eq!(call(&peers, &address).await.unwrap(), 200);
         }
         serving.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_for_a_peer_that_does_not_answer_hear_so_at_once() {
+        // A queue that is full, so that nothing answers any more.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, patience) {
+            queued.push(stream);
+        }
+        let (peers, address) = (peers(), address.to_string());
+        let started = Instant::now();
+        let calls = (0..5).map(|number| {
+            let (peers, address) = (&peers, &address);
+            async move {
+                tokio::time::sleep(Duration::from_secs(number)).await;
+                if number == 3 {
+                    // Whoever waits goes on waiting, and those who come later with them.
+                    peers.forget(address);
+                }
+                let target = PeerTarget {
+                    address,
+                    namespace: "n",
+                    app_id: "a",
+                };
+                peers.connect(target).await.unwrap_err()
+            }
+        });
+        for error in futures_util::future::join_all(calls).await {
+            assert_eq!(error.code, GrpcCode::Unavailable);
+            assert!(error.message.ends_with("i/o timeout\""), "{error}");
+        }
+        let took = started.elapsed();
+        assert!(took < DIAL_TIMEOUT + Duration::from_secs(1), "{took:?}");
     }
 
     /// Watches over a connection; how long it took until the peer was given up, if it was.
