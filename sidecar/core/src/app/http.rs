@@ -10,8 +10,9 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::Semaphore;
 
-use super::pool::Pool;
+use super::pool::{MAX_CONNECTIONS, Pool};
 use super::tls::Connector;
 use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
@@ -30,6 +31,8 @@ pub struct HttpApp {
     pool: Option<Pool>,
     /// For everything else: TLS, HTTP/2, other servers.
     client: Client<Connector, Body>,
+    /// Places for calls of a TLS app, each of which takes a connection of the client.
+    room: Option<Arc<Semaphore>>,
     scheme: Scheme,
     authority: Authority,
     base: String,
@@ -71,6 +74,7 @@ impl HttpApp {
         Self {
             pool: is_plain.then(|| Pool::new(&authority, max_head)).flatten(),
             client,
+            room: tls.then(|| Arc::new(Semaphore::new(MAX_CONNECTIONS))),
             base: format!("{scheme}://{host}"),
             scheme,
             authority,
@@ -97,6 +101,7 @@ impl HttpApp {
         Self {
             pool: None,
             client,
+            room: None,
             base: String::new(),
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("invalid"),
@@ -104,6 +109,12 @@ impl HttpApp {
             metrics,
             middleware,
         }
+    }
+
+    /// Calls carry this token of the app.
+    pub(crate) fn with_token(mut self, token: Option<HeaderValue>) -> Self {
+        self.token = token;
+        self
     }
 
     /// Calls pass these from now on, health probes excepted.
@@ -221,29 +232,35 @@ impl HttpApp {
     pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
         let unasked = gzip::is_unasked(request.method(), request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let pool = self
-            .pool
-            .as_ref()
-            .filter(|_| uri.scheme() == Some(&Scheme::HTTP) && uri.authority() == Some(&self.authority));
-        let answer = match pool {
-            Some(pool) => match pool.call(request).await {
-                Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
-                Err(error) => Err((self.describe(&error, &uri), is_refused(&error))),
-            },
-            None => match self.client.request(request).await {
-                Ok(response) => Ok(response.map(|body| match slot {
-                    None => Body::Incoming(body),
-                    slot => with_slot(body, slot),
-                })),
-                Err(error) => Err((self.describe(&error, &uri), is_refused(&error))),
-            },
-        };
+        let is_app = uri.scheme() == Some(&self.scheme) && uri.authority() == Some(&self.authority);
+        let answer: Result<_, Box<dyn std::error::Error + Send + Sync>> =
+            match self.pool.as_ref().filter(|_| is_app) {
+                Some(pool) => match pool.call(request).await {
+                    Ok(response) => Ok(response.map(|body| with_slot(body, slot))),
+                    Err(error) => Err(error.into()),
+                },
+                None => {
+                    let place = match self.room.as_ref().filter(|_| is_app) {
+                        // The semaphore is never closed.
+                        Some(room) => room.clone().acquire_owned().await.ok(),
+                        None => None,
+                    };
+                    match self.client.request(request).await {
+                        Ok(response) => Ok(response.map(|body| match (slot, place) {
+                            (None, None) => Body::Incoming(body),
+                            held => Body::boxed(Held { body, held }),
+                        })),
+                        Err(error) => Err(error.into()),
+                    }
+                }
+            };
         match answer {
             Ok(response) if unasked => Ok(gzip::unpack(response)),
             Ok(response) => Ok(response),
-            Err((text, refused)) => {
+            Err(error) => {
+                let text = self.describe(&*error, &uri);
                 let text = format!("{} \"{uri}\": {text}", title(method.as_str()));
-                Err(if refused {
+                Err(if is_refused(&*error) {
                     AppError::Refused(text)
                 } else {
                     AppError::Transport(text)
@@ -306,19 +323,20 @@ where
     B: HttpBody<Data = Bytes> + Unpin + Send + Sync + 'static,
     BodyError: From<B::Error>,
 {
-    Body::boxed(Held { body, slot })
+    Body::boxed(Held { body, held: slot })
 }
 
-/// A body that gives its slot back at its end.
-struct Held<B> {
+/// A body that gives back at its end what it holds.
+struct Held<B, T> {
     body: B,
-    slot: Slot,
+    held: T,
 }
 
-impl<B> HttpBody for Held<B>
+impl<B, T> HttpBody for Held<B, T>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     BodyError: From<B::Error>,
+    T: Default + Unpin,
 {
     type Data = Bytes;
     type Error = BodyError;
@@ -332,7 +350,7 @@ where
             .poll_frame(cx)
             .map_err(BodyError::from);
         if matches!(polled, std::task::Poll::Ready(None | Some(Err(_)))) {
-            this.slot = None;
+            this.held = T::default();
         }
         polled
     }

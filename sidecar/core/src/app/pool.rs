@@ -4,9 +4,10 @@
 //! spares a request several allocations, a channel, a task that waits for the connection to be free again and the
 //! locks around them; what it cannot do (TLS, HTTP/2) is left to that client.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,11 +20,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::{Body, BodyError};
 
+/// Connections at the same time (contract `http-api`, section 8); further calls wait for one.
+pub(super) const MAX_CONNECTIONS: usize = 1024;
 /// Idle connections that are kept, and for how long.
 const MAX_IDLE: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -46,14 +50,22 @@ pub(super) struct Pool {
     port: u16,
     host_header: HeaderValue,
     builder: Builder,
+    /// Places for connections; the task of a connection holds its place.
+    room: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Ends the connections with the pool.
     closing: DropGuard,
 }
 
-struct Shared {
+#[derive(Default)]
+struct Shared(Mutex<Connections>);
+
+#[derive(Default)]
+struct Connections {
     /// The one that was used last is taken first.
-    idle: Mutex<Vec<Idle>>,
+    idle: Vec<Idle>,
+    /// Calls that found neither a connection nor a place for one, in their order.
+    waiting: VecDeque<oneshot::Sender<SendRequest<Body>>>,
 }
 
 struct Idle {
@@ -68,13 +80,12 @@ impl Pool {
         builder.title_case_headers(true).max_buf_size(max_head);
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         Some(Self {
-            shared: Arc::new(Shared {
-                idle: Mutex::default(),
-            }),
+            shared: Arc::default(),
             host: host.to_owned(),
             port: authority.port_u16()?,
             host_header: HeaderValue::from_str(authority.as_str()).ok()?,
             builder,
+            room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new().drop_guard(),
         })
@@ -90,7 +101,7 @@ impl Pool {
             let (mut sender, is_fresh) = match self.kept().await {
                 Some(sender) => (sender, false),
                 // Boxed: rare, and larger than all the rest.
-                None => (Box::pin(self.connect()).await?, true),
+                None => Box::pin(self.obtain()).await?,
             };
             match sender.ready().await {
                 Ok(()) => {}
@@ -119,7 +130,26 @@ impl Pool {
         self.shared.take().0
     }
 
-    async fn connect(&self) -> Result<SendRequest<Body>, PoolError> {
+    /// A new connection, or one that comes back while there is no place for another; and whether it is new.
+    async fn obtain(&self) -> Result<(SendRequest<Body>, bool), PoolError> {
+        let place = match self.room.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let returned = match self.shared.wait() {
+                    Ok(sender) => return Ok((sender, false)),
+                    Err(returned) => returned,
+                };
+                tokio::select! {
+                    biased;
+                    Ok(sender) = returned => return Ok((sender, false)),
+                    place = self.room.clone().acquire_owned() => place.expect("it is never closed"),
+                }
+            }
+        };
+        Ok((self.connect(place).await?, true))
+    }
+
+    async fn connect(&self, place: OwnedSemaphorePermit) -> Result<SendRequest<Body>, PoolError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = self.builder.handshake(TokioIo::new(stream)).await?;
@@ -127,6 +157,7 @@ impl Pool {
         self.tasks.spawn(async move {
             // How it ends is told to whoever uses it.
             let _ = closing.run_until_cancelled(connection).await;
+            drop(place);
         });
         Ok(sender)
     }
@@ -155,10 +186,54 @@ fn origin_form(uri: &Uri) -> Uri {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A connection that is ready, and whether there are others that are not: an app may answer before it has read the
     /// request, and nobody is to wait for the rest of somebody else's upload.
     fn take(&self) -> (Option<SendRequest<Body>>, bool) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().take()
+    }
+
+    /// A connection that is ready after all, or the next one that comes back.
+    fn wait(&self) -> Result<SendRequest<Body>, oneshot::Receiver<SendRequest<Body>>> {
+        let mut connections = self.lock();
+        if let (Some(sender), _) = connections.take() {
+            return Ok(sender);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let waiting = &mut connections.waiting;
+        if waiting.len() == waiting.capacity() {
+            // Those who gave up must not fill the memory while nothing comes back.
+            waiting.retain(|waiting| !waiting.is_closed());
+        }
+        waiting.push_back(sender);
+        Err(receiver)
+    }
+
+    /// To whoever has waited longest, else among the idle ones.
+    fn put(&self, mut sender: SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut connections = self.lock();
+        while let Some(next) = connections.waiting.pop_front() {
+            match next.send(sender) {
+                Ok(()) => return,
+                Err(back) => sender = back,
+            }
+        }
+        if connections.idle.len() < MAX_IDLE {
+            let since = Instant::now();
+            connections.idle.push(Idle { sender, since });
+        }
+    }
+}
+
+impl Connections {
+    fn take(&mut self) -> (Option<SendRequest<Body>>, bool) {
+        let idle = &mut self.idle;
         if let Some(last) = idle.last()
             && last.sender.is_ready()
             && last.since.elapsed() < IDLE_TIMEOUT
@@ -169,14 +244,6 @@ impl Shared {
         match idle.iter().rposition(|idle| idle.sender.is_ready()) {
             Some(at) => (Some(idle.remove(at).sender), false),
             None => (None, !idle.is_empty()),
-        }
-    }
-
-    fn put(&self, sender: SendRequest<Body>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE && !sender.is_closed() {
-            let since = Instant::now();
-            idle.push(Idle { sender, since });
         }
     }
 }
@@ -332,5 +399,65 @@ mod tests {
         drop(pool.call(request()).await.unwrap());
         assert_eq!(text(pool.call(request()).await.unwrap()).await, "connection 1");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_connections_than_places_and_calls_wait_for_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = Authority::try_from(listener.local_addr().unwrap().to_string()).unwrap();
+        let mut pool = Pool::new(&authority, 1 << 16).unwrap();
+        assert_eq!(pool.room.available_permits(), MAX_CONNECTIONS);
+        pool.room = Arc::new(Semaphore::new(2));
+        let (go, gate) = tokio::sync::watch::channel(false);
+        let serving = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            let mut count = 0;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count += 1;
+                let mut gate = gate.clone();
+                connections.spawn(async move {
+                    let mut head = [0; 1024];
+                    while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                        gate.wait_for(|go| *go).await.unwrap();
+                        let count = format!("{count}");
+                        let answer = format!(
+                            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{count}",
+                            count.len()
+                        );
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let call = || async { text(pool.call(request()).await.unwrap()).await };
+        let given_up = tokio::time::timeout(Duration::from_millis(100), async {
+            tokio::join!(call(), call(), call());
+        });
+        assert!(given_up.await.is_err(), "the third has no place");
+        let opening = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            go.send_replace(true);
+        };
+        let calls = futures_util::future::join_all((0..6).map(|_| call()));
+        let (answers, ()) =
+            tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(calls, opening) })
+                .await
+                .expect("no hang");
+        // The two that were given up took their connections with them.
+        assert!(
+            answers.iter().all(|number| number == "3" || number == "4"),
+            "{answers:?}"
+        );
+        // When the app closes its connections there is room for others.
+        serving.abort();
+        assert!(serving.await.unwrap_err().is_cancelled());
+        let refused = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Err(PoolError::Connect(error)) = pool.call(request()).await {
+                    break error.kind();
+                }
+            }
+        });
+        assert_eq!(refused.await, Ok(io::ErrorKind::ConnectionRefused));
     }
 }
