@@ -1,4 +1,4 @@
-//! TLS towards servers whose certificates are verified: the system's roots, more roots, a client certificate.
+//! TLS towards servers whose certificates are verified: the system's roots or others, a client certificate.
 
 use std::sync::{Arc, LazyLock};
 
@@ -21,7 +21,7 @@ impl Default for SystemRoots {
     }
 }
 
-/// What a client trusts and shows, checked but not yet joined with the system's roots.
+/// What a client trusts and shows, checked; the system's roots are not read yet.
 #[derive(Debug, Clone, Default)]
 pub struct ClientTls {
     system: SystemRoots,
@@ -38,7 +38,7 @@ impl ClientTls {
         }
     }
 
-    /// Trusts these roots as well.
+    /// Trusts these roots, and the system's no more.
     ///
     /// # Errors
     /// No PEM certificates, or none that can be a root.
@@ -70,13 +70,16 @@ impl ClientTls {
         Ok(())
     }
 
-    /// The settings; reads the system's roots if nobody did.
+    /// The settings; reads the system's roots if they are needed and nobody did.
     pub fn config(&self) -> ClientConfig {
-        let mut roots = Arc::clone(&**self.system.0);
-        if !self.own_roots.is_empty() {
+        let roots = if self.own_roots.is_empty() {
+            Arc::clone(&**self.system.0)
+        } else {
+            let mut own = RootCertStore::empty();
             // Checked when they were given.
-            Arc::make_mut(&mut roots).add_parsable_certificates(self.own_roots.iter().cloned());
-        }
+            own.add_parsable_certificates(self.own_roots.iter().cloned());
+            Arc::new(own)
+        };
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider supports TLS 1.2 and 1.3")

@@ -1,6 +1,6 @@
 //! HTTPEndpoint resources: calls that leave Dapr (contract `service-invocation`, section 10).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, LOCATION, REFERER};
@@ -33,6 +33,44 @@ pub struct EndpointDeps {
     pub metrics: HttpMetrics,
     /// `--app-max-concurrency`, which holds for each endpoint on its own; `None` = no limit.
     pub max_concurrency: Option<usize>,
+}
+
+/// The client for URLs that are named as targets, for sidecars without an HTTP app whose client they could share; made
+/// when it is first needed.
+#[derive(Default)]
+pub struct UrlClient {
+    deps: EndpointDeps,
+    token: Option<HeaderValue>,
+    made: OnceLock<Box<HttpApp>>,
+}
+
+impl UrlClient {
+    /// `token` is the app's (`APP_API_TOKEN`), which URLs are sent as well.
+    pub const fn new(deps: EndpointDeps, token: Option<HeaderValue>) -> Self {
+        Self {
+            deps,
+            token,
+            made: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn get(&self) -> &HttpApp {
+        self.made.get_or_init(|| {
+            let tls = ClientTls::new(self.deps.roots.clone());
+            Box::new(self.deps.client(tls).with_token(self.token.clone()))
+        })
+    }
+}
+
+impl EndpointDeps {
+    fn client(&self, tls: ClientTls) -> HttpApp {
+        HttpApp::external(
+            tls,
+            CONNECT_TIMEOUT,
+            self.metrics.clone(),
+            self.middleware.clone(),
+        )
+    }
 }
 
 /// A callable endpoint.
@@ -71,12 +109,7 @@ impl Endpoint {
         Ok(Self {
             base_url,
             headers,
-            client: HttpApp::external(
-                tls,
-                CONNECT_TIMEOUT,
-                deps.metrics.clone(),
-                deps.middleware.clone(),
-            ),
+            client: deps.client(tls),
             slots: deps.max_concurrency.map(|limit| Arc::new(Semaphore::new(limit))),
         })
     }
@@ -184,7 +217,25 @@ fn resolve_location(from: &Uri, location: &str) -> Option<Uri> {
     Uri::try_from(text).ok()
 }
 
-/// The endpoint's own roots beside the system's, and its client certificate.
+/// Warns where a server may ask for a new handshake, which neither TLS 1.3 nor rustls has.
+fn check_renegotiation(name: &str, value: &str) -> Result<(), String> {
+    // Resources have the short names, Go's TLS the long ones.
+    match value.strip_prefix("Renegotiate").unwrap_or(value) {
+        "" | "Never" => {}
+        "OnceAsClient" | "FreelyAsClient" => tracing::warn!(
+            "HTTPEndpoint {name}: spec.clientTLS.renegotiation {value} has no effect: TLS 1.3 has no renegotiation, and \
+             this sidecar has none in TLS 1.2 either; a server that insists on it cannot be called"
+        ),
+        _ => {
+            return Err(format!(
+                "spec.clientTLS.renegotiation is {value:?}: use Never, OnceAsClient or FreelyAsClient"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The endpoint's own roots, without which it is the system's, and its client certificate.
 fn client_tls(resource: &HttpEndpoint, roots: &SystemRoots) -> Result<ClientTls, String> {
     let tls = resource.spec.client_tls.as_ref();
     let text = |document: fn(&outrigger_resources::http_endpoint::ClientTls) -> &Option<TlsDocument>| {
@@ -192,6 +243,9 @@ fn client_tls(resource: &HttpEndpoint, roots: &SystemRoots) -> Result<ClientTls,
             .map(TlsDocument::text)
             .filter(|text| !text.is_empty())
     };
+    if let Some(tls) = tls {
+        check_renegotiation(&resource.metadata.name, &tls.renegotiation)?;
+    }
     let mut client = ClientTls::new(roots.clone());
     if let Some(pem) = text(|tls| &tls.root_ca) {
         client
@@ -256,5 +310,27 @@ mod tests {
                 .unwrap()
                 .contains("spec.baseUrl")
         );
+    }
+
+    #[test]
+    fn a_way_of_renegotiation_that_is_none_is_refused_with_those_that_are() {
+        for (value, is_known) in [
+            ("", true),
+            ("Never", true),
+            ("RenegotiateNever", true),
+            ("OnceAsClient", true),
+            ("FreelyAsClient", true),
+            ("Sometimes", false),
+        ] {
+            let mut resource = HttpEndpoint::default();
+            resource.spec.base_url = "https://x".into();
+            resource.spec.client_tls = Some(outrigger_resources::http_endpoint::ClientTls {
+                renegotiation: value.to_owned(),
+                ..Default::default()
+            });
+            let error = Endpoint::new(&resource, &EndpointDeps::default()).err();
+            assert_eq!(error.is_none(), is_known, "{error:?}");
+            assert!(error.is_none_or(|error| error.contains("Sometimes") && error.contains("OnceAsClient")));
+        }
     }
 }
