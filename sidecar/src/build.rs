@@ -24,7 +24,7 @@ use outrigger_sidecar_core::components::loader::{BUILT_IN, Loader, LoaderOptions
 use outrigger_sidecar_core::config::{AllowedOrigins, BoundPorts, Mode, SidecarConfig, host_address};
 use outrigger_sidecar_core::configuration::ConfigurationService;
 use outrigger_sidecar_core::invoke::access::{AccessMetrics, InvokeAccess};
-use outrigger_sidecar_core::invoke::endpoint::{Endpoint, EndpointDeps};
+use outrigger_sidecar_core::invoke::endpoint::{Endpoint, EndpointDeps, UrlClient};
 use outrigger_sidecar_core::invoke::peer::Peers;
 use outrigger_sidecar_core::invoke::resolve::Addresses;
 use outrigger_sidecar_core::invoke::{Endpoints, Invoker, InvokerParts};
@@ -286,6 +286,7 @@ pub(crate) async fn build(
         addresses: Addresses::new(resolver.ok()),
         peers: peers.clone(),
         endpoints: http_endpoints(&loader, &resources.http_endpoints, &endpoints).await?,
+        urls: UrlClient::new(endpoints.clone(), config.app.token_header()),
         resiliency: resiliency_policies.clone(),
         internal_port: ports.internal_grpc,
         max_message,

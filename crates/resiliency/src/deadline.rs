@@ -3,10 +3,9 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 pin_project! {
     pub(crate) struct Deadline<F> {
@@ -18,10 +17,10 @@ pin_project! {
 }
 
 /// Limits a future; `None` of the output means that the time was up.
-pub(crate) fn deadline<F: Future>(future: F, limit: Option<Duration>) -> Deadline<F> {
+pub(crate) fn deadline<F: Future>(future: F, until: Option<Instant>) -> Deadline<F> {
     Deadline {
         future,
-        timer: limit.map(|limit| Box::pin(sleep(limit))),
+        timer: until.map(|until| Box::pin(sleep_until(until))),
     }
 }
 

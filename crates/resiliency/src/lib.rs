@@ -19,6 +19,6 @@ mod trip;
 
 pub use breaker::{BreakerState, CircuitBreaker};
 pub use builtin::BuiltIn;
-pub use lookup::Resiliency;
+pub use lookup::{AppCover, Resiliency};
 pub use names::{ComponentType, Direction};
-pub use policy::{Event, Failure, Labels, Observer, Policy, PolicyError, PolicyKind};
+pub use policy::{Event, Failure, Labels, Observer, Open, Policy, PolicyError, PolicyKind};

@@ -8,7 +8,7 @@ use outrigger_resources::resiliency::{PolicyNames, Resiliency as Resource};
 
 use crate::breaker::CircuitBreaker;
 use crate::builtin::BuiltIn;
-use crate::load::{ENDPOINT_BREAKERS, Loaded};
+use crate::load::{ENDPOINT_BREAKERS, Loaded, Target};
 use crate::lru::BreakerCache;
 use crate::names::{ComponentType, Direction, Use};
 use crate::policy::{Observer, Parts, Policy, Report};
@@ -61,6 +61,15 @@ impl CacheMap {
     }
 }
 
+/// What there is for calls of an app, HTTPEndpoint or URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppCover {
+    /// It has a target of its own, so that built-in retries do not apply to it.
+    pub is_target: bool,
+    /// Policies are named for it, by its target or as defaults; whether they exist, [`Resiliency::app`] knows.
+    pub has_policies: bool,
+}
+
 impl Default for Resiliency {
     fn default() -> Self {
         Self::new(&[], None).0
@@ -96,9 +105,14 @@ impl Resiliency {
         Ok(warnings)
     }
 
-    /// Whether an app, HTTPEndpoint or URL has a target of its own, so that built-in retries do not apply to it.
-    pub fn has_app(&self, app: &str) -> bool {
-        self.inner.load().loaded.apps.contains_key(app)
+    /// What there is for an app, HTTPEndpoint or URL, without looking further; costs nothing where there is nothing.
+    pub fn app_cover(&self, app: &str) -> AppCover {
+        let inner = self.inner.load();
+        let (names, own) = inner.app(app);
+        AppCover {
+            is_target: own.is_some(),
+            has_policies: !is_empty(names),
+        }
     }
 
     /// Whether an actor type has a target of its own, so that built-in retries do not apply to it.
@@ -115,10 +129,7 @@ impl Resiliency {
     /// `<name>:<baseUrl>` of an HTTPEndpoint, `<url>/<method>`.
     pub fn app(&self, app: &str, endpoint: &str) -> Policy {
         let inner = self.inner.load();
-        let (names, own) = match inner.loaded.apps.get(app) {
-            Some(target) => (&target.names, Some(target)),
-            None => (&inner.defaults.app, None),
-        };
+        let (names, own) = inner.app(app);
         if is_empty(names) {
             return Policy::NONE;
         }
@@ -251,6 +262,14 @@ impl Inner {
             default_actor_breakers: CacheMap::default(),
             component_breakers: Mutex::default(),
             observer,
+        }
+    }
+
+    /// The policies of an app: its own target's, else the defaults.
+    fn app(&self, app: &str) -> (&PolicyNames, Option<&Target>) {
+        match self.loaded.apps.get(app) {
+            Some(target) => (&target.names, Some(target)),
+            None => (&self.defaults.app, None),
         }
     }
 

@@ -1,12 +1,15 @@
 //! What applies to one call, and running the call under it.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::breaker::{BreakerState, CircuitBreaker, Refusal};
+use crate::breaker::{BreakerState, CircuitBreaker, Permit, Refusal};
 use crate::deadline::deadline;
 use crate::names::Direction;
 use crate::retry::RetryPolicy;
@@ -141,7 +144,7 @@ pub struct Policy {
 }
 
 /// Behind one pointer, so that no policy is a null pointer.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Parts {
     pub(crate) name: String,
     pub(crate) timeout: Option<Duration>,
@@ -217,6 +220,20 @@ impl Policy {
         self.parts.as_ref().and_then(|parts| parts.breaker.as_ref())
     }
 
+    /// The same for calls that cannot be made again: without its retries.
+    #[must_use]
+    pub fn without_retry(self) -> Self {
+        match &self.parts {
+            Some(parts) if parts.retry.is_some() => Self {
+                parts: Some(Arc::new(Parts {
+                    retry: None,
+                    ..Parts::clone(parts)
+                })),
+            },
+            _ => self,
+        }
+    }
+
     /// Runs a call: each attempt within the time limit and if the breaker lets it through; failed attempts again as
     /// long as the retry policy says so. `call` is given the number of the attempt, from 1; `convert` turns a
     /// policy's own failure into the call's error type.
@@ -225,7 +242,55 @@ impl Policy {
     ///
     /// # Errors
     /// The last attempt's error, or the policy's own.
-    pub async fn run<T, E, F, Fut>(&self, mut call: F, convert: impl Fn(PolicyError) -> E) -> Result<T, E>
+    pub fn run<T, E, F, Fut>(
+        &self,
+        call: F,
+        convert: impl Fn(PolicyError) -> E,
+    ) -> impl Future<Output = Result<T, E>>
+    where
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, Failure<E>>>,
+    {
+        self.drive(call, convert, |value, permit, _| {
+            if let (Some(permit), Some(parts)) = (permit, &self.parts) {
+                report(parts, permit, true);
+            }
+            value
+        })
+    }
+
+    /// As [`Self::run`], for a call whose success is only the beginning of an answer: the time limit goes on, and the
+    /// breaker waits for how the answer ends.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_open<T, E, F, Fut>(
+        &self,
+        call: F,
+        convert: impl Fn(PolicyError) -> E,
+    ) -> impl Future<Output = Result<(T, Open), E>>
+    where
+        F: FnMut(u32) -> Fut,
+        Fut: Future<Output = Result<T, Failure<E>>>,
+    {
+        self.drive(call, convert, |value, permit, until| {
+            let parts = self.parts.clone();
+            let open = Open {
+                parts,
+                permit,
+                until,
+                timer: None,
+            };
+            (value, open)
+        })
+    }
+
+    async fn drive<T, E, F, Fut, R>(
+        &self,
+        mut call: F,
+        convert: impl Fn(PolicyError) -> E,
+        finish: impl FnOnce(T, Option<Permit>, Option<Instant>) -> R,
+    ) -> Result<R, E>
     where
         F: FnMut(u32) -> Fut,
         Fut: Future<Output = Result<T, Failure<E>>>,
@@ -242,7 +307,8 @@ impl Policy {
                 Err(refusal) => return Err(convert(refusal)),
             };
             let limit = parts.and_then(|parts| parts.timeout);
-            let result = match deadline(call(attempt), limit).await {
+            let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+            let result = match deadline(call(attempt), until).await {
                 Some(result) => result,
                 None => {
                     if let Some(parts) = parts {
@@ -251,18 +317,18 @@ impl Policy {
                     Err(Failure::new(convert(PolicyError::Timeout)))
                 }
             };
-            if let (Some(permit), Some(parts)) = (permit, parts) {
-                report(parts, permit, result.is_ok());
-            }
             let failure = match result {
                 Ok(value) => {
                     if let (Some(parts), true) = (parts, attempt > 1) {
                         tracing::info!("Recovered processing operation {}.", parts.name);
                     }
-                    return Ok(value);
+                    return Ok(finish(value, permit, until));
                 }
                 Err(failure) => failure,
             };
+            if let (Some(permit), Some(parts)) = (permit, parts) {
+                report(parts, permit, false);
+            }
             let (Some(parts), Some(retry), Some(backoff)) = (parts, retry, &mut backoff) else {
                 return Err(failure.error);
             };
@@ -283,7 +349,54 @@ impl Policy {
     }
 }
 
-fn acquire(parts: &Parts) -> Result<Option<crate::breaker::Permit>, PolicyError> {
+/// What of a policy still applies to an answer that has begun: its time limit, and a breaker that waits for how it ends.
+///
+/// Whoever reads the answer asks [`Self::poll_expired`] and says how it ended by [`Self::end`]. One that is dropped
+/// before was given up by its reader, which says nothing against the target.
+#[derive(Default)]
+pub struct Open {
+    parts: Option<Arc<Parts>>,
+    permit: Option<Permit>,
+    until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Open {
+    /// Whether nothing applies any more.
+    pub const fn is_none(&self) -> bool {
+        self.permit.is_none() && self.until.is_none()
+    }
+
+    /// Ready when the time is up, which is told to the observer and counts as the answer's failure; not to be asked again.
+    pub fn poll_expired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.until else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        ready!(timer.as_mut().poll(context));
+        self.until = None;
+        if let Some(parts) = &self.parts {
+            parts.tell(Event::Activated, PolicyKind::Timeout, None);
+        }
+        self.end(false);
+        Poll::Ready(())
+    }
+
+    /// The answer has ended; only the first word counts.
+    pub fn end(&mut self, success: bool) {
+        if let (Some(permit), Some(parts)) = (self.permit.take(), &self.parts) {
+            report(parts, permit, success);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.end(true);
+    }
+}
+
+fn acquire(parts: &Parts) -> Result<Option<Permit>, PolicyError> {
     let Some(breaker) = &parts.breaker else {
         return Ok(None);
     };
@@ -293,7 +406,7 @@ fn acquire(parts: &Parts) -> Result<Option<crate::breaker::Permit>, PolicyError>
     })
 }
 
-fn report(parts: &Parts, permit: crate::breaker::Permit, success: bool) {
+fn report(parts: &Parts, permit: Permit, success: bool) {
     let before = permit.state_before();
     permit.report(success);
     if let Some(breaker) = &parts.breaker {

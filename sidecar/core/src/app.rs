@@ -13,7 +13,6 @@ mod tls;
 
 use std::sync::Arc;
 
-use ::http::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{AppConfig, Protocol};
@@ -70,10 +69,7 @@ impl AppChannel {
         healthy: watch::Receiver<bool>,
     ) -> Option<Self> {
         let port = config.port?;
-        let token = config
-            .token
-            .as_ref()
-            .and_then(|token| HeaderValue::from_str(token.expose()).ok());
+        let token = config.token_header();
         let transport = if config.protocol.is_http() {
             Transport::Http(Box::new(HttpApp::new(
                 config,

@@ -23,6 +23,9 @@ pub enum BodyError {
         /// What is taken.
         limit: usize,
     },
+    /// The policy of the call gave it no more time.
+    #[error("context deadline exceeded")]
+    Deadline,
     /// The connection failed.
     #[error("{0}")]
     Connection(String),

@@ -13,6 +13,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use outrigger_identity::KeyAlgorithm;
 use outrigger_process::Environment;
 use outrigger_process::flags as command_line;
@@ -161,6 +162,14 @@ pub struct AppConfig {
     pub binding_options_timeout: Duration,
     /// `APP_API_TOKEN`, unless empty.
     pub token: Option<Secret>,
+}
+
+impl AppConfig {
+    /// The token as the value of a header; `None` also if it cannot be one.
+    pub fn token_header(&self) -> Option<HeaderValue> {
+        let token = self.token.as_ref()?;
+        HeaderValue::from_str(token.expose()).ok()
+    }
 }
 
 /// Probing of the application's health.

@@ -16,6 +16,7 @@ pub mod error;
 pub mod escape;
 pub mod exchange;
 pub mod frames;
+mod governed;
 pub mod headers;
 pub mod lead;
 pub mod local;
@@ -29,17 +30,19 @@ pub mod replay;
 pub mod resolve;
 pub mod sniff;
 pub mod target;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use outrigger_components_api::name_resolution::ResolveRequest;
 use outrigger_model::GrpcCode;
-use outrigger_resiliency::{Failure, PolicyError, Resiliency};
+use outrigger_resiliency::{BuiltIn, Failure, PolicyError, Resiliency};
 
 pub use error::InvokeError;
 pub use message::{InvokeRequest, InvokeResponse, InvokeStatus, Origin};
@@ -47,19 +50,13 @@ pub use message::{InvokeRequest, InvokeResponse, InvokeStatus, Origin};
 use crate::app::AppChannel;
 use crate::metrics::RuntimeMetrics;
 use crate::{Body, Identity};
-use endpoint::Endpoint;
+use endpoint::{Endpoint, UrlClient};
+use governed::Governed;
 use headers::Stamp;
 use peer::{PeerTarget, Peers};
 use replay::Replay;
 use resolve::Addresses;
 use target::Target;
-
-/// Attempts after the first, and the pause between them, without a policy of the user
-/// (`DaprBuiltInServiceRetries`).
-const BUILT_IN_RETRIES: u32 = 3;
-const BUILT_IN_PAUSE: Duration = Duration::from_secs(1);
-/// Most of a request body that is kept for a built-in retry; a user's policy keeps up to the body limit.
-const REPLAY_LIMIT: usize = 64 << 10;
 
 /// The sidecar at an address that a lookup led to.
 fn peer_target<'a>(address: &'a str, lookup: &'a ResolveRequest) -> PeerTarget<'a> {
@@ -82,6 +79,8 @@ pub struct InvokerParts {
     pub peers: Arc<Peers>,
     /// HTTPEndpoint resources by name.
     pub endpoints: Endpoints,
+    /// Calls URLs where there is no HTTP app.
+    pub urls: UrlClient,
     /// Policies of the user.
     pub resiliency: Resiliency,
     /// The port to assume where a resolver knows only hosts.
@@ -106,8 +105,14 @@ pub struct Invoker {
 
 /// Where a call goes.
 enum Destination<'a> {
-    Own(&'a AppChannel),
+    /// To another sidecar.
     Remote(ResolveRequest),
+    Direct(Direct<'a>),
+}
+
+/// Whom this sidecar calls itself.
+enum Direct<'a> {
+    Own(&'a AppChannel),
     Url(&'a str),
     Endpoint(Arc<Endpoint>),
 }
@@ -197,43 +202,41 @@ impl Invoker {
         request.method = method::normalize(&request.method)?.into_owned();
         let destination = self.destination(target)?;
         self.stamp(&destination, &mut request);
-        if request.is_streamed() {
-            // A streamed request is never sent twice.
-            return self.attempt(&destination, request).await;
+        let cover = self.parts.resiliency.app_cover(target);
+        if cover.has_policies {
+            // Boxed: rare, and larger than a call without policies.
+            let call = self.invoke_under_policy(target, cover.is_target, &destination, request);
+            return Box::pin(call).await;
         }
-        let endpoint = match &destination {
-            Destination::Url(url) => format!("{url}/{}", request.method),
-            Destination::Endpoint(endpoint) => format!("{target}:{}", endpoint.base_url()),
-            Destination::Own(_) | Destination::Remote(_) => String::new(),
+        let lookup = match &destination {
+            Destination::Remote(lookup) => lookup,
+            Destination::Direct(direct) => return self.call(direct, request).await,
         };
-        if !self.parts.resiliency.has_app(target) {
-            return match &destination {
-                Destination::Remote(lookup) => self.invoke_with_built_in_retries(lookup, request).await,
-                _ => self.attempt(&destination, request).await,
-            };
+        self.forwarding.append(&mut request.headers);
+        let is_streamed = request.is_streamed();
+        let body = std::mem::take(&mut request.body);
+        if is_streamed {
+            // Never sent twice.
+            return self.call_peer(lookup, &request, body, || None).await;
         }
-        let endpoint = if endpoint.is_empty() {
-            format!("{target}:{}", request.method)
-        } else {
-            endpoint
-        };
-        self.invoke_under_policy(target, &endpoint, &destination, request)
-            .await
+        let body = Replay::new(body, self.parts.max_message);
+        self.forward(lookup, &request, &body, !cover.is_target).await
     }
 
     fn destination<'a>(&'a self, target: &'a str) -> Result<Destination<'a>, InvokeError> {
         let parts = &self.parts;
         if let Some(endpoint) = self.endpoints.load().get(target) {
-            return Ok(Destination::Endpoint(endpoint.clone()));
+            return Ok(Destination::Direct(Direct::Endpoint(endpoint.clone())));
         }
         let (id, namespace) = match target::parse(target)? {
-            Target::Url(url) => return Ok(Destination::Url(url)),
+            Target::Url(url) => return Ok(Destination::Direct(Direct::Url(url))),
             Target::App { id, namespace } => (id, namespace),
         };
         if self.is_own(id, namespace) {
-            return parts.app.as_deref().map(Destination::Own).ok_or_else(|| {
+            let app = parts.app.as_deref().ok_or_else(|| {
                 InvokeError::internal("cannot invoke local endpoint: app channel not initialized")
-            });
+            })?;
+            return Ok(Destination::Direct(Direct::Own(app)));
         }
         Ok(Destination::Remote(ResolveRequest {
             app_id: id.to_owned(),
@@ -250,7 +253,7 @@ impl Invoker {
             callee,
         };
         match destination {
-            Destination::Own(_) => stamp(&self.own_app_id).replace(&mut request.headers),
+            Destination::Direct(Direct::Own(_)) => stamp(&self.own_app_id).replace(&mut request.headers),
             Destination::Remote(lookup) => {
                 if let Ok(callee) = HeaderValue::from_str(&lookup.app_id) {
                     match request.origin {
@@ -260,41 +263,124 @@ impl Invoker {
                     }
                 }
             }
-            Destination::Url(_) | Destination::Endpoint(_) => {}
+            Destination::Direct(Direct::Url(_) | Direct::Endpoint(_)) => {}
         }
     }
 
-    /// One attempt without any policy around it.
-    async fn attempt(
-        &self,
-        destination: &Destination<'_>,
-        mut request: InvokeRequest,
-    ) -> Result<InvokeResponse, InvokeError> {
-        match destination {
-            Destination::Own(app) => local::invoke(app, request).await,
-            Destination::Url(url) => local::invoke_url(self.parts.app.as_deref(), url, request).await,
-            Destination::Endpoint(endpoint) => endpoint.invoke(request).await,
-            Destination::Remote(lookup) => {
-                self.forwarding.append(&mut request.headers);
-                let body = std::mem::take(&mut request.body);
-                self.call_peer(lookup, &request, body).await
+    /// One attempt.
+    async fn call(&self, target: &Direct<'_>, request: InvokeRequest) -> Result<InvokeResponse, InvokeError> {
+        match target {
+            Direct::Own(app) => local::invoke(app, request).await,
+            Direct::Url(url) => {
+                let app = self.parts.app.as_deref().and_then(AppChannel::http);
+                let client = app.unwrap_or_else(|| self.parts.urls.get());
+                local::invoke_url(client, url, request).await
             }
+            Direct::Endpoint(endpoint) => endpoint.invoke(request).await,
         }
     }
 
-    /// Calls the target's sidecar; a broken connection and a stale address are forgotten.
+    /// Calls the target's sidecar, again where the built-in retries say so (`has_retries`).
+    async fn forward(
+        &self,
+        lookup: &ResolveRequest,
+        request: &InvokeRequest,
+        body: &Replay,
+        has_retries: bool,
+    ) -> Result<InvokeResponse, InvokeError> {
+        match self.forward_once(lookup, request, body).await {
+            Err(error) if has_retries && error.is_retriable() && body.is_kept() => {
+                Box::pin(self.forward_again(lookup, request, body, error)).await
+            }
+            result => result,
+        }
+    }
+
+    /// The built-in retries after a first attempt that failed.
+    async fn forward_again(
+        &self,
+        lookup: &ResolveRequest,
+        request: &InvokeRequest,
+        body: &Replay,
+        first: InvokeError,
+    ) -> Result<InvokeResponse, InvokeError> {
+        let policy = self.parts.resiliency.built_in(BuiltIn::ServiceRetries);
+        let mut headers = request.headers.clone();
+        let mut first = Some(first);
+        let run = policy.run(
+            |attempt| {
+                let outgoing = match first.take() {
+                    Some(error) => Err(error),
+                    None => {
+                        // Each attempt adds itself, as the reference does.
+                        self.forwarding.append(&mut headers);
+                        Ok(request.with(headers.clone(), Body::Empty))
+                    }
+                };
+                async move {
+                    let result = match outgoing {
+                        Err(error) => Err(error),
+                        Ok(outgoing) => self.forward_once(lookup, &outgoing, body).await,
+                    };
+                    result.map_err(|error| {
+                        if !error.is_retriable() {
+                            return Failure::permanent(error);
+                        }
+                        let text = format!(
+                            "failed to invoke target {} after {} retries. Error: {error}",
+                            lookup.app_id,
+                            attempt - 1
+                        );
+                        Failure::new(InvokeError {
+                            code: error.code,
+                            ..InvokeError::internal(text)
+                        })
+                    })
+                }
+            },
+            policy_error,
+        );
+        run.await
+    }
+
+    /// One attempt at the target's sidecar, with a body that others may have had before.
+    async fn forward_once(
+        &self,
+        lookup: &ResolveRequest,
+        request: &InvokeRequest,
+        body: &Replay,
+    ) -> Result<InvokeResponse, InvokeError> {
+        let piece = body.attempt().ok_or_else(not_again)?;
+        self.call_peer(lookup, request, piece, || body.attempt()).await
+    }
+
+    /// Calls the target's sidecar; a broken connection and a stale address are forgotten. `again` gives the body once
+    /// more, for a sidecar of a version that does not know streams.
     async fn call_peer(
         &self,
         lookup: &ResolveRequest,
         request: &InvokeRequest,
         body: Body,
+        again: impl FnOnce() -> Option<Body>,
     ) -> Result<InvokeResponse, InvokeError> {
         let parts = &self.parts;
         let address = parts.addresses.resolve(lookup).await?;
         parts.metrics.invocation_sent(&lookup.app_id, false);
         let started = Instant::now();
         let target = peer_target(&address, lookup);
-        let result = remote::call(&parts.peers, target, request, body, parts.max_message).await;
+        let mut result = remote::call(&parts.peers, target, request, body, parts.max_message).await;
+        if let Err(error) = &result
+            && error.is_status
+            && error.code == GrpcCode::Unimplemented
+        {
+            result = match again() {
+                Some(body) => {
+                    let call = remote::call_unary(&parts.peers, target, request, body, parts.max_message);
+                    Box::pin(call).await
+                }
+                None => Err(no_streams(&lookup.app_id)),
+            };
+        }
         if let Ok(response) = &result {
             let status = response.status.code;
             parts
@@ -308,129 +394,123 @@ impl Invoker {
         result
     }
 
-    /// Calls a sidecar of a version that does not know streams.
-    async fn call_old_peer(
-        &self,
-        lookup: &ResolveRequest,
-        request: &InvokeRequest,
-        body: Body,
-    ) -> Result<InvokeResponse, InvokeError> {
-        let parts = &self.parts;
-        let address = parts.addresses.resolve(lookup).await?;
-        let target = peer_target(&address, lookup);
-        remote::call_unary(&parts.peers, target, request, body, parts.max_message).await
-    }
-
-    async fn invoke_with_built_in_retries(
-        &self,
-        lookup: &ResolveRequest,
-        mut request: InvokeRequest,
-    ) -> Result<InvokeResponse, InvokeError> {
-        let body = Replay::new(std::mem::take(&mut request.body), REPLAY_LIMIT);
-        let mut attempt = 0;
-        let mut last = None;
-        loop {
-            // Each attempt adds itself, as the reference does.
-            self.forwarding.append(&mut request.headers);
-            let Some(piece) = body.attempt() else {
-                return Err(last.unwrap_or_else(not_again));
-            };
-            let error = match self.call_peer(lookup, &request, piece).await {
-                Err(error) if error.is_retriable() => error,
-                Err(error) if error.is_status && error.code == GrpcCode::Unimplemented => {
-                    return match body.attempt() {
-                        Some(whole) => self.call_old_peer(lookup, &request, whole).await,
-                        None => Err(error),
-                    };
-                }
-                result => return result,
-            };
-            if attempt == BUILT_IN_RETRIES {
-                let text = format!(
-                    "failed to invoke target {} after {BUILT_IN_RETRIES} retries. Error: {error}",
-                    lookup.app_id
-                );
-                return Err(InvokeError {
-                    code: error.code,
-                    ..InvokeError::internal(text)
-                });
-            }
-            attempt += 1;
-            tracing::debug!(%error, app_id = %lookup.app_id, attempt, "calling again after a failed call");
-            last = Some(error);
-            tokio::time::sleep(BUILT_IN_PAUSE).await;
-        }
-    }
-
+    /// A call under the policies of its target, or under defaults (`is_target` = false), inside which the built-in retries
+    /// stay. What the caller needs as a whole is read inside an attempt; what it gets as it comes stays under the policy
+    /// until it ends.
     async fn invoke_under_policy(
         &self,
         target: &str,
-        endpoint: &str,
+        is_target: bool,
         destination: &Destination<'_>,
         mut request: InvokeRequest,
     ) -> Result<InvokeResponse, InvokeError> {
-        let policy = self.parts.resiliency.app(target, endpoint);
-        let limit = if policy.has_retry() {
-            self.parts.max_message
-        } else {
-            0
+        let endpoint = match destination {
+            Destination::Direct(Direct::Url(url)) => format!("{url}/{}", request.method),
+            Destination::Direct(Direct::Endpoint(endpoint)) => format!("{target}:{}", endpoint.base_url()),
+            _ => format!("{target}:{}", request.method),
         };
+        let mut policy = self.parts.resiliency.app(target, &endpoint);
+        // A request of unknown length is not kept, and so not sent twice.
+        let is_streamed = request.is_streamed();
+        if is_streamed {
+            policy = policy.without_retry();
+        }
+        let is_remote = matches!(destination, Destination::Remote(_));
+        let is_kept = !is_streamed && (is_remote || policy.has_retry());
+        let limit = if is_kept { self.parts.max_message } else { 0 };
         let body = Replay::new(std::mem::take(&mut request.body), limit);
-        let forwarded = matches!(destination, Destination::Remote(_));
         let mut headers = request.headers.clone();
-        let run = policy.run(
+        let (request, body) = (&request, &body);
+        let run = policy.run_open(
             |_| {
-                if forwarded {
+                if is_remote {
                     // Each attempt adds itself, as the reference does.
                     self.forwarding.append(&mut headers);
                 }
-                let outgoing = body.attempt().map(|body| request.with(headers.clone(), body));
+                let mut outgoing = request.with(headers.clone(), Body::Empty);
                 async move {
-                    let Some(outgoing) = outgoing else {
-                        return Err(Failure::permanent(Attempt::Error(not_again())));
-                    };
                     let result = match destination {
-                        Destination::Remote(lookup) => {
-                            let mut outgoing = outgoing;
-                            let body = std::mem::take(&mut outgoing.body);
-                            self.call_peer(lookup, &outgoing, body).await
+                        Destination::Remote(lookup) if !is_streamed => {
+                            self.forward(lookup, &outgoing, body, !is_target).await
                         }
-                        _ => self.attempt(destination, outgoing).await,
+                        _ => {
+                            let Some(piece) = body.attempt() else {
+                                return Err(Failure::permanent(Attempt::Error(not_again())));
+                            };
+                            match destination {
+                                Destination::Remote(lookup) => {
+                                    self.call_peer(lookup, &outgoing, piece, || None).await
+                                }
+                                Destination::Direct(direct) => {
+                                    outgoing.body = piece;
+                                    self.call(direct, outgoing).await
+                                }
+                            }
+                        }
                     };
-                    classify(result)
+                    if is_streamed {
+                        // Handed on as it comes, whatever it is.
+                        return result.map_err(failure);
+                    }
+                    match result {
+                        Ok(answer) => judge(whole(answer, request.origin).await),
+                        Err(error) => Err(failure(error)),
+                    }
                 }
             },
             |error| Attempt::Error(policy_error(error)),
         );
         match run.await {
-            Ok(response) => Ok(response),
-            Err(Attempt::Answer(response)) => Ok(*response),
+            Ok((mut answer, open)) => {
+                if !open.is_none() {
+                    let is_good = is_good(&answer);
+                    answer.body = Body::boxed(Governed::new(answer.body, open, is_good));
+                }
+                Ok(answer)
+            }
+            Err(Attempt::Answer(answer)) => Ok(*answer),
             Err(Attempt::Error(error)) => Err(error),
         }
     }
 }
 
-/// Answers outside 200..=399, and gRPC codes other than OK, count as failures with their code.
-fn classify(result: Result<InvokeResponse, InvokeError>) -> Result<InvokeResponse, Failure<Attempt>> {
-    match result {
-        Ok(response) => {
-            let code = response.status.code;
-            let good = if response.status.is_http() {
-                (200..400).contains(&code)
-            } else {
-                code == 0
-            };
-            if good {
-                Ok(response)
-            } else {
-                Err(Failure::with_code(Attempt::Answer(Box::new(response)), code))
-            }
-        }
-        Err(error) if error.is_status => {
-            let code = error.code.as_i32();
-            Err(Failure::with_code(Attempt::Error(error), code))
-        }
-        Err(error) => Err(Failure::new(Attempt::Error(error))),
+/// Whether an answer counts as a success: a status within 200..=399, or gRPC's OK.
+fn is_good(answer: &InvokeResponse) -> bool {
+    let code = answer.status.code;
+    if answer.status.is_http() {
+        (200..400).contains(&code)
+    } else {
+        code == 0
+    }
+}
+
+/// Reads what is not handed on as it comes: bad answers, and all answers for callers over gRPC.
+async fn whole(mut answer: InvokeResponse, caller: Origin) -> Result<InvokeResponse, InvokeError> {
+    if caller == Origin::Grpc || !is_good(&answer) {
+        let body = std::mem::take(&mut answer.body).collect_bytes().await;
+        answer.body = Body::full(
+            body.map_err(|error| InvokeError::internal(format!("reading the answer failed: {error}")))?,
+        );
+    }
+    Ok(answer)
+}
+
+/// A bad answer is a failure with its code.
+fn judge(result: Result<InvokeResponse, InvokeError>) -> Result<InvokeResponse, Failure<Attempt>> {
+    let answer = result.map_err(failure)?;
+    if is_good(&answer) {
+        return Ok(answer);
+    }
+    let code = answer.status.code;
+    Err(Failure::with_code(Attempt::Answer(Box::new(answer)), code))
+}
+
+fn failure(error: InvokeError) -> Failure<Attempt> {
+    if error.is_status {
+        let code = error.code.as_i32();
+        Failure::with_code(Attempt::Error(error), code)
+    } else {
+        Failure::new(Attempt::Error(error))
     }
 }
 
@@ -448,4 +528,10 @@ fn policy_error(error: PolicyError) -> InvokeError {
 
 fn not_again() -> InvokeError {
     InvokeError::internal("the request body is too large to be sent again")
+}
+
+fn no_streams(app_id: &str) -> InvokeError {
+    InvokeError::internal(format!(
+        "target app '{app_id}' is running a version of Dapr that does not support streaming-based service invocation"
+    ))
 }

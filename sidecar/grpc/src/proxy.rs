@@ -116,6 +116,7 @@ impl HttpBody for Relayed {
             Some(Err(error @ BodyError::MessageTooLarge { .. })) => {
                 Status::resource_exhausted(error.to_string())
             }
+            Some(Err(error @ BodyError::Deadline)) => Status::deadline_exceeded(error.to_string()),
             Some(Err(error)) => Status::unavailable(error.to_string()),
         };
         this.rest = None;

@@ -23,6 +23,12 @@ fn seconds(policy: &Policy) -> Option<u64> {
     policy.timeout().map(|timeout| timeout.as_secs())
 }
 
+/// Whether an app has a target of its own, and whether policies are named for it.
+fn cover(resiliency: &Resiliency, app: &str) -> (bool, bool) {
+    let cover = resiliency.app_cover(app);
+    (cover.is_target, cover.has_policies)
+}
+
 fn breaker(policy: &Policy) -> &Arc<CircuitBreaker> {
     policy.breaker().expect("a breaker applies")
 }
@@ -39,7 +45,8 @@ fn without_resources_only_the_built_in_retries_exist() {
     assert!(
         resiliency.actor_before_lock("t", "1").is_none() && resiliency.actor_after_lock("t", "1").is_none()
     );
-    assert!(!resiliency.has_app("a") && !resiliency.has_component("c"));
+    assert!(!resiliency.has_component("c"));
+    assert_eq!(cover(&resiliency, "a"), (false, false));
     let second = Duration::from_secs(1);
     for (built_in, want) in [
         (BuiltIn::ServiceRetries, RetryPolicy::constant(second, 3)),
@@ -141,7 +148,14 @@ fn a_target_of_its_own_keeps_defaults_away_even_where_it_names_nothing() {
         seconds(&resiliency.component_inbound("other", ComponentType::Lock)),
         Some(1)
     );
-    assert!(resiliency.has_app("bare") && resiliency.has_component("comp") && !resiliency.has_app("other"));
+    assert!(resiliency.has_component("comp"));
+    for (app, want) in [
+        ("mine", (true, true)),
+        ("bare", (true, false)),
+        ("other", (false, true)),
+    ] {
+        assert_eq!(cover(&resiliency, app), want, "{app}");
+    }
 }
 
 #[test]

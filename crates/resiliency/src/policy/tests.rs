@@ -76,6 +76,46 @@ async fn retries_wait_and_end_with_the_last_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_limit_goes_on_while_an_answer_is_read_and_the_breaker_hears_of_it() {
+    let policy = policy(Some(5), None, Some("totalFailures > 100"));
+    let counts = || policy.breaker().unwrap().counts();
+    let open = || async {
+        let call = |attempt| async move {
+            sleep(PAUSE).await;
+            Ok::<_, Failure<String>>(attempt)
+        };
+        policy.run_open(call, text).await.unwrap().1
+    };
+    let started = Instant::now();
+    let mut stalled = open().await;
+    assert!(!stalled.is_none() && counts().total_successes == 0);
+    std::future::poll_fn(|cx| stalled.poll_expired(cx)).await;
+    assert_eq!(started.elapsed().as_secs(), 5);
+    stalled.end(true);
+    drop(stalled);
+    assert_eq!((counts().total_failures, counts().total_successes), (1, 0));
+    open().await.end(false);
+    assert_eq!((counts().total_failures, counts().total_successes), (2, 0));
+    drop(open().await);
+    assert_eq!((counts().total_failures, counts().total_successes), (2, 1));
+    let nothing = Policy::NONE.run_open(|_| async { Ok::<_, Failure<String>>(()) }, text);
+    assert!(nothing.await.unwrap().1.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_cannot_be_made_again_keeps_the_rest_of_its_policy() {
+    let retrying = policy(
+        Some(5),
+        Some(RetryPolicy::constant(PAUSE, 2)),
+        Some("totalFailures > 1"),
+    );
+    let policy = retrying.without_retry();
+    assert!(!policy.has_retry() && policy.timeout().is_some());
+    assert_eq!(run(&policy, failures(1)).await, (Err("no".into()), 1));
+    assert_eq!(policy.breaker().unwrap().counts().total_failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn permanent_failures_and_codes_that_are_not_listed_are_not_retried() {
     let retry = RetryPolicy {
         pauses: Pauses::Constant(PAUSE),

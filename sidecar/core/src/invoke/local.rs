@@ -56,22 +56,17 @@ async fn invoke_http(
     Ok(from_http(response))
 }
 
-/// Calls a URL given as the target, with the app channel's client and its token.
+/// Calls a URL given as the target.
 ///
 /// # Errors
-/// There is no HTTP app channel whose client could be used, or the URL cannot be reached.
-pub async fn invoke_url(
-    app: Option<&AppChannel>,
+/// The URL cannot be reached.
+pub(super) async fn invoke_url(
+    client: &HttpApp,
     url: &str,
     request: InvokeRequest,
 ) -> Result<InvokeResponse, InvokeError> {
-    let Some(app) = app.and_then(AppChannel::http) else {
-        return Err(InvokeError::internal(format!(
-            "cannot invoke {url}: this needs an HTTP app (--app-port, --app-protocol http)"
-        )));
-    };
     let uri = join(url, &request.method, &request.query)?;
-    let response = app
+    let response = client
         .call(http_request(uri, request)?, None)
         .await
         .map_err(transport)?;

@@ -1,8 +1,8 @@
 //! Transparent proxying: a gRPC call of a service that no sidecar knows goes to the app its metadata names
 //! (contract `service-invocation`, section 5). Messages stay opaque bytes.
 //!
-//! A policy of the user covers a call up to the first message of its answer: from then on the answer streams, and
-//! what has been handed on cannot be taken back.
+//! Retries of a policy end with the first message of an answer: from then on the answer streams, and what has been
+//! handed on cannot be taken back. Its time limit and its circuit breaker go on to the end of the answer.
 
 mod messages;
 
@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use super::access::{InvokeAccess, PeerCaller};
 use super::exchange::PeerBody;
 use super::frames::GRPC_STATUS;
+use super::governed::Governed;
 use super::headers::{API_TOKEN, APP_ID, CALLEE_APP_ID, CALLER_APP_ID};
 use super::peer::{Lease, with_source};
 use super::replay::Replay;
@@ -154,13 +155,15 @@ impl Invoker {
         };
         // Policies go by the name that the caller used.
         let named = named.as_ref().and_then(|value| value.to_str().ok());
-        match named.filter(|name| self.parts.resiliency.has_app(name)) {
+        let has_policies = |name: &&str| self.parts.resiliency.app_cover(name).has_policies;
+        match named.filter(has_policies) {
+            // Boxed, as below: rare, and larger than a call without policies.
             Some(name) if is_stream => {
-                let address = self.reach(name, &lookup, request.uri().path()).await?;
+                let address = Box::pin(self.reach(name, &lookup, request.uri().path())).await?;
                 let request = request.map(|body| Body::boxed(self.limited(body, found)));
                 self.send_to_address(&address, &lookup, request, found).await
             }
-            Some(name) => self.proxy_under_policy(name, &lookup, request, found).await,
+            Some(name) => Box::pin(self.proxy_under_policy(name, &lookup, request, found)).await,
             None => {
                 let request = request.map(|body| Body::boxed(self.limited(body, found)));
                 self.send_to_peer(&lookup, request, found).await
@@ -209,7 +212,7 @@ impl Invoker {
         } else {
             Replay::new(Body::boxed(body), 0)
         };
-        let run = policy.run(
+        let run = policy.run_open(
             |_| {
                 let outgoing = body.attempt();
                 let outgoing = outgoing.map(|body| Request::from_parts(parts.clone(), body));
@@ -227,7 +230,11 @@ impl Invoker {
             |error| Attempt::Error(policy_error(error)),
         );
         match run.await {
-            Ok(answer) => Ok(answer),
+            Ok((ProxyAnswer::Stream { headers, first, rest }, open)) if !open.is_none() => {
+                let rest = Governed::new(rest, open, true).boxed_unsync();
+                Ok(ProxyAnswer::Stream { headers, first, rest })
+            }
+            Ok((answer, _)) => Ok(answer),
             Err(Attempt::Answer(answer)) => Ok(*answer),
             Err(Attempt::Error(error)) => Err(error),
         }
@@ -412,21 +419,12 @@ impl HttpBody for Leased {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
-    use outrigger_identity::{ControlPlane, PeerIdentity, Security, SpiffeId};
-    use outrigger_resiliency::Resiliency;
+    use outrigger_identity::{PeerIdentity, SpiffeId};
     use outrigger_resources::AccessControl;
-    use tokio_util::sync::CancellationToken;
-    use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::Identity;
     use crate::invoke::access::AccessMetrics;
-    use crate::invoke::peer::Peers;
-    use crate::invoke::resolve::Addresses;
-    use crate::invoke::{Endpoints, InvokerParts};
-    use crate::metrics::RuntimeMetrics;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pairs = pairs.iter().map(|(name, value)| {
@@ -468,35 +466,6 @@ mod tests {
         assert!(failed.is_err_and(|failure| failure.code == Some(5) && !failure.permanent));
     }
 
-    /// A sidecar without an app.
-    fn invoker() -> Invoker {
-        let control_plane = ControlPlane::new("cluster.local", "dapr-system").unwrap();
-        let text = |text: &str| text.into();
-        Invoker::new(InvokerParts {
-            identity: Identity {
-                app_id: text("callee"),
-                namespace: text("default"),
-                raw_namespace: text(""),
-                host_address: text("127.0.0.1"),
-                hostname: text("here"),
-            },
-            app: None,
-            addresses: Addresses::default(),
-            peers: Arc::new(Peers::new(
-                Security::disabled(control_plane),
-                TaskTracker::new(),
-                CancellationToken::new(),
-                Duration::from_secs(1),
-            )),
-            endpoints: Endpoints::new(),
-            resiliency: Resiliency::default(),
-            internal_port: 0,
-            max_message: 1 << 20,
-            metrics: RuntimeMetrics::default(),
-        })
-        .unwrap()
-    }
-
     #[tokio::test]
     async fn rules_decide_about_the_path_as_the_app_would_get_it() {
         let spec = serde_json::from_value(serde_json::json!({
@@ -513,7 +482,7 @@ mod tests {
             id: SpiffeId::parse("spiffe://public/ns/shop/web").unwrap(),
             chain: Arc::default(),
         });
-        let invoker = invoker();
+        let invoker = crate::invoke::tests::invoker("callee", serde_json::json!({}), None);
         for (path, code) in [
             ("/pkg.Svc/Secret", GrpcCode::PermissionDenied),
             ("/x/../pkg.Svc/Secret", GrpcCode::PermissionDenied),

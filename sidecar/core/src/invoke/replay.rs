@@ -3,7 +3,7 @@
 //! Pieces are shared, not copied. A body that outgrows the limit goes on streaming; it just cannot be replayed.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,8 +16,10 @@ struct State {
     kept: Vec<Bytes>,
     kept_bytes: usize,
     limit: usize,
-    /// The unread rest, while no attempt holds it.
-    rest: Option<Body>,
+    /// What nobody has read.
+    rest: Body,
+    /// The number of the last attempt, which alone may read.
+    attempt: u32,
     lost: bool,
 }
 
@@ -25,51 +27,57 @@ struct State {
 #[derive(Debug)]
 pub struct Attempt {
     state: Arc<Mutex<State>>,
+    number: u32,
     replayed: usize,
-    rest: Option<Body>,
 }
 
-/// Gives out attempts, one after the other.
+/// Gives out attempts, one after the other. An attempt takes the body from the one before, which may still be sending
+/// it when its answer has come.
 #[derive(Debug)]
 pub struct Replay(Arc<Mutex<State>>);
 
 impl Replay {
-    /// Keeps at most `limit` bytes.
+    /// Keeps at most `limit` bytes; what is in memory as a whole already can be sent again whatever its size.
     pub fn new(body: Body, limit: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             kept: Vec::new(),
             kept_bytes: 0,
             limit,
-            rest: Some(body),
+            rest: body,
+            attempt: 0,
             lost: false,
         })))
     }
 
-    /// The body from its start; `None` when it cannot be had again, or another attempt still holds it.
+    /// The body from its start; `None` when it cannot be had again.
     pub fn attempt(&self) -> Option<Body> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         if state.lost {
             return None;
         }
-        let rest = state.rest.take()?;
-        if state.kept.is_empty() && rest.is_end_stream() {
-            state.rest = Some(Body::Empty);
-            return Some(rest);
+        state.attempt += 1;
+        if state.kept.is_empty() {
+            match &state.rest {
+                Body::Full(whole) => return Some(Body::Full(whole.clone())),
+                rest if rest.is_end_stream() => return Some(std::mem::take(&mut state.rest)),
+                _ => {}
+            }
         }
-        drop(state);
         Some(Body::boxed(Attempt {
             state: self.0.clone(),
+            number: state.attempt,
             replayed: 0,
-            rest: Some(rest),
         }))
+    }
+
+    /// Whether [`Self::attempt`] has a body to give.
+    pub fn is_kept(&self) -> bool {
+        !lock(&self.0).lost
     }
 }
 
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.rest = self.rest.take();
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HttpBody for Attempt {
@@ -81,19 +89,17 @@ impl HttpBody for Attempt {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        {
-            let state = this.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(piece) = state.kept.get(this.replayed).filter(|_| !state.lost) {
-                let piece = piece.clone();
-                this.replayed += 1;
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
-            }
+        let state = &mut *lock(&this.state);
+        if state.attempt != this.number {
+            return Poll::Ready(Some(Err(BodyError::Connection(
+                "the request is sent again".to_owned(),
+            ))));
         }
-        let Some(rest) = &mut this.rest else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(rest).poll_frame(cx);
-        let mut state = this.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(piece) = state.kept.get(this.replayed) {
+            this.replayed += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        let polled = Pin::new(&mut state.rest).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref().filter(|_| !state.lost) {
@@ -114,19 +120,17 @@ impl HttpBody for Attempt {
     }
 
     fn is_end_stream(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        (state.lost || state.kept.len() == self.replayed)
-            && self.rest.as_ref().is_none_or(HttpBody::is_end_stream)
+        let state = lock(&self.state);
+        state.attempt == self.number && state.kept.len() <= self.replayed && state.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.replayed == 0 {
-            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.kept.is_empty() {
-                return self.rest.as_ref().map(HttpBody::size_hint).unwrap_or_default();
-            }
+        let state = lock(&self.state);
+        if state.kept.is_empty() && !state.lost {
+            state.rest.size_hint()
+        } else {
+            SizeHint::default()
         }
-        SizeHint::default()
     }
 }
 
@@ -147,10 +151,11 @@ mod tests {
         use http_body_util::BodyExt;
         let replay = Replay::new(pieces(), 100);
         let mut first = replay.attempt().unwrap();
-        assert!(replay.attempt().is_none());
         first.frame().await.unwrap().unwrap();
-        drop(first);
         assert_eq!(replay.attempt().unwrap().collect_bytes().await.unwrap(), "abcdef");
+        // It reads no more once another one has begun.
+        assert!(first.frame().await.unwrap().is_err());
+        assert!(replay.is_kept());
         assert_eq!(replay.attempt().unwrap().collect_bytes().await.unwrap(), "abcdef");
     }
 
@@ -158,7 +163,7 @@ mod tests {
     async fn a_body_over_the_limit_streams_but_cannot_be_sent_again() {
         let replay = Replay::new(pieces(), 3);
         assert_eq!(replay.attempt().unwrap().collect_bytes().await.unwrap(), "abcdef");
-        assert!(replay.attempt().is_none());
+        assert!(replay.attempt().is_none() && !replay.is_kept());
     }
 
     #[tokio::test]
@@ -167,5 +172,12 @@ mod tests {
         drop(replay.attempt().unwrap());
         assert_eq!(replay.attempt().unwrap().collect_bytes().await.unwrap(), "abcdef");
         assert!(Replay::new(Body::Empty, 0).attempt().is_some());
+        let in_memory = Replay::new(Body::full("whole"), 0);
+        for _ in 0..2 {
+            assert_eq!(
+                in_memory.attempt().unwrap().collect_bytes().await.unwrap(),
+                "whole"
+            );
+        }
     }
 }
