@@ -84,7 +84,10 @@ pub(crate) async fn run(
             Ok(records) => workers.hand_out(records),
             Err(error) => {
                 warn!(%topic, %error, "reading from Kafka failed; trying again");
-                let pause = Duration::from_millis(rand::random_range(250..1000));
+                let pause = settings
+                    .consuming
+                    .read_pause
+                    .mul_f64(rand::random_range(0.5..=1.0));
                 tokio::select! {
                     () = stop.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}
@@ -162,7 +165,7 @@ impl Workers {
                 }
             });
             if worker.queue.try_send(record).is_err() {
-                // Its worker has left the partition: what follows is not for us either.
+                // Its worker has been stopped: what follows is not for us either.
                 worker.stop.cancel();
             }
         }

@@ -45,8 +45,8 @@ pub(crate) fn key_and_partition(
     Ok((key, partition))
 }
 
-/// What the app is told of a record.
-pub(crate) fn of_record(record: &ConsumerRecord, escape: bool) -> RequestMetadata {
+/// What the app is told of a record: of its headers all but what the component excludes.
+pub(crate) fn of_record(record: &ConsumerRecord, escape: bool, exclude: Option<&Regex>) -> RequestMetadata {
     let text = |bytes: &[u8]| {
         if escape {
             percent_encode(bytes, ESCAPED).to_string().replace(' ', "+")
@@ -63,7 +63,8 @@ pub(crate) fn of_record(record: &ConsumerRecord, escape: bool) -> RequestMetadat
     if let Some(key) = &record.key {
         metadata.insert("__key".to_owned(), text(key));
     }
-    for (name, value) in &record.headers {
+    let headers = record.headers.iter();
+    for (name, value) in headers.filter(|(name, _)| !exclude.is_some_and(|exclude| exclude.is_match(name))) {
         metadata.insert(name.clone(), text(value.as_deref().unwrap_or_default()));
     }
     metadata

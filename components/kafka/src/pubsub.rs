@@ -8,8 +8,8 @@ use bytes::Bytes;
 use krafka::Record;
 use krafka::producer::Producer;
 use outrigger_components_api::pubsub::{
-    BulkPublishRequest, FailedEntry, MessageHandler, PubSub, PubSubFeature, PublishRequest, SubscribeRequest,
-    Subscription,
+    BatchDefaults, BulkPublishRequest, FailedEntry, MessageHandler, PubSub, PubSubFeature, PublishRequest,
+    SubscribeRequest, Subscription,
 };
 use outrigger_components_api::{ComponentError, InitContext, InitError, RequestMetadata};
 use tokio::sync::oneshot;
@@ -127,6 +127,13 @@ impl PubSub for Kafka {
         &[PubSubFeature::BulkPublish]
     }
 
+    fn batch_defaults(&self) -> BatchDefaults {
+        BatchDefaults {
+            max_messages: 80,
+            max_wait: Duration::from_secs(10),
+        }
+    }
+
     async fn publish(&self, request: PublishRequest) -> Result<(), ComponentError> {
         let metadata = request.metadata.unwrap_or_default();
         let record = self.record(&request.topic, request.data, &metadata)?;
@@ -190,7 +197,9 @@ impl PubSub for Kafka {
         let (ready, established) = oneshot::channel();
         let job = Job {
             handler,
+            at_once: request.batch.max(1),
             escape_headers: self.settings.consuming.escape_headers,
+            exclude_headers: self.settings.producing.exclude_headers.clone(),
             retry: self.settings.consuming.retry,
             marks: consumer::marks(),
         };

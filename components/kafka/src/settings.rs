@@ -38,6 +38,8 @@ pub(crate) struct Consuming {
     pub(crate) buffer: usize,
     pub(crate) strategy: PartitionAssignmentStrategy,
     pub(crate) escape_headers: bool,
+    /// Before brokers that could not be read from are asked again.
+    pub(crate) read_pause: Duration,
     /// A failed record is tried again in its place.
     pub(crate) retry: Option<Retry>,
 }
@@ -224,7 +226,7 @@ fn consuming(
             )));
         }
     };
-    let retry = retry(decoder, context, retry_by_default)?;
+    let retry = retry(decoder, retry_by_default);
     let mut size = |name: &str, default: i32| {
         decoder
             .integer(&[name])
@@ -249,41 +251,44 @@ fn consuming(
         buffer: usize::try_from(buffer).unwrap_or(256),
         strategy,
         escape_headers: decoder.boolean(&["escapeHeaders"]).unwrap_or(false),
+        read_pause: read_pause(context)?,
         retry,
     }))
 }
 
-/// `consumeRetryInterval` is a number of milliseconds or a duration; `backOff…` settings win over it.
-fn retry(
-    decoder: &mut Decoder<'_>,
-    context: &InitContext,
-    by_default: bool,
-) -> Result<Option<Retry>, InitError> {
+/// `consumeRetryInterval` is a number of milliseconds or a duration.
+fn read_pause(context: &InitContext) -> Result<Duration, InitError> {
     let mut strict = StrictDecoder::new(&context.properties);
     let interval = strict
         .duration("consumeRetryInterval")
         .and_then(GoDuration::positive)
         .unwrap_or(Duration::from_millis(100));
     strict.finish()?;
-    if !decoder.boolean(&["consumeRetryEnabled"]).unwrap_or(by_default) {
-        return Ok(None);
-    }
+    Ok(interval)
+}
+
+/// How a record that failed is tried again: the `backOff…` settings, with the defaults of Dapr's retries.
+fn retry(decoder: &mut Decoder<'_>, by_default: bool) -> Option<Retry> {
+    let is_enabled = decoder.boolean(&["consumeRetryEnabled"]).unwrap_or(by_default);
     let grows = decoder
         .text(&["backOffPolicy"])
         .is_some_and(|policy| policy.eq_ignore_ascii_case("exponential"));
-    let mut pause = |names: &[&str]| decoder.duration(names).and_then(GoDuration::positive);
-    let first = pause(&["backOffInitialInterval"]).filter(|_| grows);
-    let constant = pause(&["backOffDuration"]);
-    let most = pause(&["backOffMaxInterval"]).unwrap_or(Duration::from_secs(60));
+    let mut pause = |name: &str, default: Duration| {
+        let given = decoder.duration(&[name]).and_then(GoDuration::positive);
+        given.unwrap_or(default)
+    };
+    let first = pause("backOffInitialInterval", Duration::from_millis(500));
+    let constant = pause("backOffDuration", Duration::from_secs(5));
+    let most = pause("backOffMaxInterval", Duration::from_secs(60));
     let limit = decoder
         .integer(&["backOffMaxRetries"])
         .and_then(|limit| u64::try_from(limit).ok());
-    Ok(Some(Retry {
-        first: first.or(constant).unwrap_or(interval),
+    is_enabled.then_some(Retry {
+        first: if grows { first } else { constant },
         most,
         grows,
         limit,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -309,7 +314,7 @@ mod tests {
         assert_eq!(settings.consuming.session_timeout, Duration::from_secs(10));
         assert_eq!(settings.producing.acks, Acks::All);
         let retry = settings.consuming.retry.unwrap();
-        assert_eq!((retry.first, retry.limit), (Duration::from_millis(100), None));
+        assert_eq!((retry.first, retry.limit), (Duration::from_secs(5), None));
     }
 
     #[test]

@@ -520,7 +520,8 @@ async fn call(route: Route, publish: Publish, serial: u64, done: mpsc::Sender<Do
         };
         match route.handler.handle(message).await {
             Ok(()) => break true,
-            Err(HandlerError::Undelivered(error)) => {
+            // Who closes the subscription stops this as well; an app that is not well may become so before that.
+            Err(error @ (HandlerError::Undelivered(_) | HandlerError::Closed)) => {
                 debug!(topic = %publish.topic, %error, "message tried again");
                 tokio::select! {
                     () = route.stop.cancelled() => break false,

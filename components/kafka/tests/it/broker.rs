@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
-use outrigger_components_api::pubsub::{BulkEntry, BulkPublishRequest, HandlerError, PubSub, PubSubFeature};
+use outrigger_components_api::pubsub::{
+    BulkEntry, BulkPublishRequest, HandlerError, PubSub, PubSubFeature, SubscribeRequest,
+};
 use outrigger_components_api::testing::Recorder;
 use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
@@ -30,6 +32,8 @@ async fn the_broker_keeps_every_promise() {
     keys_keep_their_order_and_tell_where_they_are(&server).await;
     bulk_publishing_reports_every_entry(&server).await;
     what_failed_is_tried_again_in_its_place(&server).await;
+    a_batch_is_in_hand_at_once(&server).await;
+    a_partition_goes_on_after_the_handler_was_closed(&server).await;
     what_was_not_handled_comes_to_the_next_member(&server).await;
     members_of_a_group_share_the_partitions(&server).await;
     headers_are_escaped_and_excluded_as_the_settings_say(&server).await;
@@ -137,7 +141,9 @@ async fn bulk_publishing_reports_every_entry(server: &Server) {
 }
 
 async fn what_failed_is_tried_again_in_its_place(server: &Server) {
-    let broker = Kafka::connect(&server.context(&[])).await.unwrap();
+    let broker = Kafka::connect(&server.context(&[("backOffDuration", "100ms")]))
+        .await
+        .unwrap();
     let seen = Recorder::failing_first(2, HandlerError::Failed("no".into()));
     let subscription = broker.subscribe(topic("retry"), seen.clone()).await.unwrap();
     for data in ["1", "2"] {
@@ -184,6 +190,61 @@ async fn what_was_not_handled_comes_to_the_next_member(server: &Server) {
     let subscription = broker.subscribe(topic("left"), last.clone()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(last.texts().is_empty());
+    subscription.close().await;
+}
+
+/// As for batches: so many at once, marked in their order whatever the order in which they end.
+async fn a_batch_is_in_hand_at_once(server: &Server) {
+    let broker = Kafka::connect(&server.context(&[])).await.unwrap();
+    assert_eq!(broker.batch_defaults().max_messages, 80);
+    let request = SubscribeRequest {
+        batch: 4,
+        ..topic("batch")
+    };
+    let seen = Recorder::blocked();
+    let subscription = broker.subscribe(request.clone(), seen.clone()).await.unwrap();
+    let publish = async |n: usize| {
+        let mut request = text("batch", &n.to_string());
+        request.metadata = Some([("partitionNumber".to_owned(), "0".to_owned())].into());
+        broker.publish(request).await.unwrap();
+    };
+    for n in 0..6 {
+        publish(n).await;
+    }
+    assert_eq!(seen.wait(4).await, ["0", "1", "2", "3"]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(seen.running(), 4);
+    seen.release();
+    assert_eq!(seen.wait(6).await[4..], ["4", "5"]);
+    subscription.close().await;
+    // The first of them is not handled, so all of them come again.
+    let seen = Recorder::failing_first(1, HandlerError::Undelivered("gone".into()));
+    let subscription = broker.subscribe(request.clone(), seen.clone()).await.unwrap();
+    for n in 6..9 {
+        publish(n).await;
+    }
+    assert_eq!(seen.wait(3).await, ["6", "7", "8"]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    subscription.close().await;
+    let next = Recorder::new();
+    let subscription = broker.subscribe(request, next.clone()).await.unwrap();
+    assert_eq!(next.wait(3).await, ["6", "7", "8"]);
+    subscription.close().await;
+}
+
+/// The app turns unwell and well again before the subscription is told of either.
+async fn a_partition_goes_on_after_the_handler_was_closed(server: &Server) {
+    let broker = Kafka::connect(&server.context(&[("backOffDuration", "100ms")]))
+        .await
+        .unwrap();
+    let seen = Recorder::failing_first(2, HandlerError::Closed);
+    let subscription = broker.subscribe(topic("flapping"), seen.clone()).await.unwrap();
+    for data in ["1", "2"] {
+        let mut request = text("flapping", data);
+        request.metadata = Some([("partitionNumber".to_owned(), "0".to_owned())].into());
+        broker.publish(request).await.unwrap();
+    }
+    assert_eq!(seen.wait(4).await, ["1", "1", "1", "2"]);
     subscription.close().await;
 }
 
@@ -245,11 +306,17 @@ async fn headers_are_escaped_and_excluded_as_the_settings_say(server: &Server) {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
     );
-    broker.publish(request).await.unwrap();
+    broker.publish(request.clone()).await.unwrap();
     seen.wait(1).await;
     let message = &seen.messages()[0];
     assert_eq!(message.metadata()["a"], "b+c%2Fd");
     assert_eq!(message.metadata().get("secretToken"), None);
+    // From those who send it as well.
+    let other = Kafka::connect(&server.context(&[])).await.unwrap();
+    other.publish(request).await.unwrap();
+    seen.wait(2).await;
+    assert_eq!(seen.messages()[1].metadata()["a"], "b+c%2Fd");
+    assert_eq!(seen.messages()[1].metadata().get("secretToken"), None);
     subscription.close().await;
 }
 

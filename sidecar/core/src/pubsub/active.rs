@@ -70,9 +70,13 @@ impl Inner {
         let raw = raw_payload(&spec.metadata).map_err(|error| StartError::Other(error.to_string()))?;
         let routes = Routes::compile(&spec.rules).map_err(StartError::Other)?;
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
+        let batch = spec
+            .bulk
+            .map(|settings| settings.resolve(loaded.broker.batch_defaults()));
         let request = SubscribeRequest {
             topic: at_broker(&loaded, &spec.topic),
             metadata: spec.metadata.clone(),
+            batch: batch.map_or(0, |batch| batch.max_messages),
         };
         let consumer = Arc::new(Consumer {
             inner: self.clone(),
@@ -84,7 +88,7 @@ impl Inner {
             closing: closing.clone(),
             abort: abort.clone(),
         });
-        let (handler, batches): (Arc<dyn MessageHandler>, _) = match spec.bulk {
+        let (handler, batches): (Arc<dyn MessageHandler>, _) = match batch {
             None => (consumer, None),
             Some(settings) => {
                 let (gatherer, queue) = Gatherer::new(consumer.clone(), &settings);

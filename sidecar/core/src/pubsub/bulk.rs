@@ -10,13 +10,12 @@ use bytes::Bytes;
 use outrigger_cloudevents::Event;
 use outrigger_cloudevents::bulk::{Content as Told, DeliveredEntry, Delivery as Envelope};
 use outrigger_components_api::RequestMetadata;
-use outrigger_components_api::pubsub::{HandlerError, MessageHandler, NewMessage};
+use outrigger_components_api::pubsub::{BatchDefaults, HandlerError, MessageHandler, NewMessage};
 use outrigger_trace_context::TraceContext;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::deliver::Consumer;
-use super::subscription::BulkSettings;
 
 pub(super) use process::letters_request;
 
@@ -104,7 +103,7 @@ pub(super) struct Gatherer {
 
 impl Gatherer {
     /// The handler for the broker, and the queue that [`gather`] works off. It holds one batch.
-    pub(super) fn new(consumer: Arc<Consumer>, settings: &BulkSettings) -> (Self, mpsc::Receiver<Queued>) {
+    pub(super) fn new(consumer: Arc<Consumer>, settings: &BatchDefaults) -> (Self, mpsc::Receiver<Queued>) {
         let (queue, queued) = mpsc::channel(settings.max_messages.max(1));
         (Self { consumer, queue }, queued)
     }
@@ -133,7 +132,7 @@ impl MessageHandler for Gatherer {
 /// Works batches off until the broker lets go of the handler.
 pub(super) async fn gather(
     consumer: Arc<Consumer>,
-    settings: BulkSettings,
+    settings: BatchDefaults,
     immediate: bool,
     mut queue: mpsc::Receiver<Queued>,
 ) {

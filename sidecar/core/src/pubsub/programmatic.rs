@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(specs.len(), 1);
         let paths: Vec<&str> = specs[0].rules.iter().map(|rule| rule.path.as_str()).collect();
         assert_eq!(paths, ["/a", "/y"]);
-        assert_eq!(specs[0].bulk.unwrap().max_messages, 2);
+        assert_eq!(specs[0].bulk.unwrap().max_messages, Some(2));
         assert!(parse(b"null").unwrap().is_empty());
         for bad in [
             "nope",

@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use outrigger_components_api::pubsub::BatchDefaults;
 use outrigger_resources::subscription::{BulkSubscribe, Rule, Subscription};
 
 use crate::metadata::{SubscriptionKind, SubscriptionMetadata};
-
-/// Default of `maxMessagesCount`.
-const MAX_MESSAGES: usize = 100;
-/// Default of `maxAwaitDurationMs`.
-const MAX_WAIT: Duration = Duration::from_millis(1000);
 
 /// One subscription, wherever it comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,23 +30,29 @@ pub struct SubscriptionSpec {
 /// How delivery in batches works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BulkSettings {
-    /// Largest batch; at least 1.
-    pub max_messages: usize,
-    /// Longest wait for a batch to fill.
-    pub max_wait: Duration,
+    /// Largest batch; at least 1. `None`: as the component has it.
+    pub max_messages: Option<usize>,
+    /// Longest wait for a batch to fill. `None`: as the component has it.
+    pub max_wait: Option<Duration>,
 }
 
 impl BulkSettings {
-    /// The settings with defaults applied; `None` = off.
+    /// What was set; `None` = off.
     pub fn new(settings: &BulkSubscribe) -> Option<Self> {
         let positive = |number: i32| u32::try_from(number).ok().filter(|number| *number > 0);
         settings.enabled.then(|| Self {
-            max_messages: positive(settings.max_messages_count).map_or(MAX_MESSAGES, |count| {
-                usize::try_from(count).unwrap_or(MAX_MESSAGES)
-            }),
+            max_messages: positive(settings.max_messages_count).and_then(|count| usize::try_from(count).ok()),
             max_wait: positive(settings.max_await_duration_ms)
-                .map_or(MAX_WAIT, |wait| Duration::from_millis(u64::from(wait))),
+                .map(|wait| Duration::from_millis(u64::from(wait))),
         })
+    }
+
+    /// With a component's defaults.
+    pub(super) fn resolve(self, defaults: BatchDefaults) -> BatchDefaults {
+        BatchDefaults {
+            max_messages: self.max_messages.unwrap_or(defaults.max_messages).max(1),
+            max_wait: self.max_wait.unwrap_or(defaults.max_wait),
+        }
     }
 }
 
@@ -171,8 +173,8 @@ mod tests {
         assert_eq!(
             specs[0].bulk,
             Some(BulkSettings {
-                max_messages: 100,
-                max_wait: Duration::from_secs(1)
+                max_messages: None,
+                max_wait: None
             })
         );
         assert_eq!(specs[0].to_metadata().rules, [(String::new(), "/x".to_owned())]);

@@ -10,8 +10,8 @@ use crate::pubsub::subscription::BulkSettings;
 fn bulk(max_messages: usize) -> SubscriptionSpec {
     SubscriptionSpec {
         bulk: Some(BulkSettings {
-            max_messages,
-            max_wait: Duration::from_secs(1),
+            max_messages: Some(max_messages),
+            max_wait: Some(Duration::from_secs(1)),
         }),
         ..spec()
     }
@@ -29,6 +29,28 @@ async fn a_batch_is_sent_when_it_is_full_or_its_first_entry_has_waited_long_enou
     }
     assert_eq!(*subscriber.batches.lock().unwrap(), [3, 2]);
     assert_eq!(started.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_subscription_leaves_open_is_as_its_component_has_it() {
+    let world = World::new().await;
+    let subscriber = FakeSubscriber::of_batches([vec![Success; 2]]);
+    let open = SubscriptionSpec {
+        bulk: Some(BulkSettings {
+            max_messages: None,
+            max_wait: None,
+        }),
+        ..spec()
+    };
+    let _active = world.start(open, &subscriber).await;
+    assert_eq!(*world.broker.in_hand.lock().unwrap(), [2]);
+    let started = tokio::time::Instant::now();
+    let waiting: Vec<_> = (0..3).map(|_| world.broker.send("t", "{}")).collect();
+    for done in waiting {
+        assert_eq!(done.await.unwrap(), Ok(()));
+    }
+    assert_eq!(*subscriber.batches.lock().unwrap(), [2, 1]);
+    assert_eq!(started.elapsed(), Duration::from_secs(7));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use outrigger_components_api::ComponentError;
 use outrigger_components_api::metadata::Properties;
 use outrigger_components_api::pubsub::{
-    HandlerError, MessageHandler, NewMessage, PubSub, PubSubFeature, PublishRequest, SubscribeRequest,
-    Subscription,
+    BatchDefaults, HandlerError, MessageHandler, NewMessage, PubSub, PubSubFeature, PublishRequest,
+    SubscribeRequest, Subscription,
 };
 use outrigger_resiliency::Resiliency;
 use tokio::sync::Semaphore;
@@ -38,6 +38,8 @@ pub(super) struct FakeBroker {
     pub(super) broken: Mutex<Vec<String>>,
     /// Starts of subscriptions that are still to fail.
     pub(super) refusals: AtomicUsize,
+    /// Messages that each subscription wants to have in hand together.
+    pub(super) in_hand: Mutex<Vec<usize>>,
     handlers: Mutex<Vec<Subscribed>>,
     calls: TaskTracker,
 }
@@ -89,6 +91,13 @@ impl PubSub for FakeBroker {
         &[]
     }
 
+    fn batch_defaults(&self) -> BatchDefaults {
+        BatchDefaults {
+            max_messages: 2,
+            max_wait: Duration::from_secs(7),
+        }
+    }
+
     async fn publish(&self, request: PublishRequest) -> Result<(), ComponentError> {
         if self.broken.lock().unwrap().contains(&request.topic) {
             return Err(ComponentError::new("broken"));
@@ -109,6 +118,7 @@ impl PubSub for FakeBroker {
             return Err(ComponentError::new("not yet"));
         }
         let stop = CancellationToken::new();
+        self.in_hand.lock().unwrap().push(request.batch);
         self.handlers
             .lock()
             .unwrap()
