@@ -313,10 +313,9 @@ pub trait StateStore: Send + Sync + 'static {
         parallelism: usize,
     ) -> Result<Vec<BulkGetItem>, StateError> {
         use tokio::sync::Semaphore;
-        let permits = Semaphore::new(if parallelism == 0 {
-            Semaphore::MAX_PERMITS
-        } else {
-            parallelism
+        let permits = Semaphore::new(match parallelism {
+            0 => Semaphore::MAX_PERMITS,
+            some => some.min(Semaphore::MAX_PERMITS),
         });
         let permits = &permits;
         Ok(join_all(requests.into_iter().map(|request| async move {

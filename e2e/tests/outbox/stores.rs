@@ -12,8 +12,8 @@ use outrigger_proto::common::v1::StateItem;
 use outrigger_proto::runtime::v1 as wire;
 use serde_json::{Value, json};
 
-use crate::servers::{Kind, Server};
 use crate::{app, bus, events, redis, stream};
+use outrigger_e2e::servers::{Kind, Server};
 
 /// Every transactional store: how it is called here, its type and version.
 const STORES: [(&str, &str, &str); 5] = [
@@ -292,6 +292,53 @@ async fn an_event_without_its_transaction_comes_again_unless_it_is_to_be_discard
             );
         }
     }
+}
+
+/// A transaction that the store refuses leaves nothing behind that would come again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_refused_transaction_is_given_up_by_any_sidecar_of_the_app() {
+    let places = Places::start().await;
+    let server = RedisServer::start(places.dir.path()).await;
+    let app = app().await;
+    let options = DaprdOptions {
+        app_id: "conflicts".into(),
+        app_port: Some(app.port()),
+        resources: [bus(&server)]
+            .into_iter()
+            .chain(places.both("pg2", &[]))
+            .collect(),
+        ..Default::default()
+    };
+    let one = Daprd::start_ready(&options, &places.dir.path().join("one")).await;
+    let two = Daprd::start_ready(&options, &places.dir.path().join("two")).await;
+    for n in 0..40 {
+        let key = format!("k{n}");
+        assert_eq!(transact(one.http_port(), "pg2", upsert(&key)).await, 204);
+        let mut refused = upsert(&key);
+        refused[0]["request"]["etag"] = json!("00000000-0000-0000-0000-000000000000");
+        refused[0]["request"]["options"] = json!({"concurrency": "first-write"});
+        let port = [one.http_port(), two.http_port()][n % 2];
+        assert_eq!(transact(port, "pg2", refused).await, 500);
+    }
+    let mut all = Vec::new();
+    soon("all that was stored is told", async || {
+        all.extend(events(&app));
+        all.len() >= 40
+    })
+    .await;
+    soon("nothing is left", async || {
+        let answer = redis(
+            &server,
+            &["XPENDING", "defaultconflictsordersoutbox", "conflicts"],
+        )
+        .await;
+        let (count, ..): (u64, redis::Value, redis::Value, redis::Value) =
+            redis::from_redis_value(answer).unwrap();
+        count == 0
+    })
+    .await;
+    all.extend(events(&app));
+    assert_eq!(all.len(), 40, "no event without a transaction");
 }
 
 fn options_of(

@@ -135,6 +135,11 @@ impl Store<'_> {
         Ok(found)
     }
 
+    /// Whether values are encrypted before the store sees them.
+    pub fn is_encrypted(&self) -> bool {
+        self.loaded.encryption.is_some()
+    }
+
     /// Writes items whose keys are still the caller's: one item by `set`, several by `bulk_set`.
     ///
     /// # Errors
@@ -334,22 +339,27 @@ impl Store<'_> {
                 }
             }
         }
+        let mut markers = Vec::new();
+        let pubsub = &self.service.pubsub;
         if let Some(outbox) = &self.loaded.outbox {
-            let published = self
-                .service
-                .pubsub
-                .publish_outbox(outbox, request.operations, trace)
-                .await;
-            request.operations = published.map_err(|error| errors::outbox(&self.service.app_id, &error))?;
+            let announced = pubsub.publish_outbox(outbox, request.operations, trace).await;
+            let announced = announced.map_err(|error| errors::outbox(&self.service.app_id, &error))?;
+            (request.operations, markers) = (announced.operations, announced.markers);
         }
         let policy = self.service.policies.state(self.name, "transaction");
-        policy
+        let done = policy
             .run(|| {
                 let (store, request) = (self.loaded.store.clone(), request.clone());
                 async move { store.transact(request).await }
             })
-            .await
-            .map_err(|error| errors::transact(&error))
+            .await;
+        if let Err(error) = &done
+            && (error.is_etag() || matches!(error, StateError::Unsupported(_)))
+            && !markers.is_empty()
+        {
+            pubsub.void_outbox(&*self.loaded.store, markers).await;
+        }
+        done.map_err(|error| errors::transact(&error))
     }
 
     /// Runs a query; the items' keys are the caller's again.

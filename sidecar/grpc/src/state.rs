@@ -38,13 +38,18 @@ fn options(options: Option<common::StateOptions>) -> StateOptions {
     }
 }
 
-/// Bytes reach the store as they are, unless the metadata says that they are JSON.
-fn set_request(item: common::StateItem) -> Result<SetRequest, Status> {
+/// Bytes reach the store as they are, unless the metadata says that they are JSON. They are encrypted as they are in any case.
+fn set_request(item: common::StateItem, is_encrypted: bool) -> Result<SetRequest, Status> {
     let metadata = map(item.metadata);
     let content_type = metadata.get("contentType").cloned();
     let value = if content_type.as_deref() == Some("application/json") {
         let parsed = outrigger_gojson::parse(&item.value);
-        StateValue::Json(parsed.map_err(|error| Status::unknown(error.to_string()))?)
+        let parsed = parsed.map_err(|error| Status::unknown(error.to_string()))?;
+        if is_encrypted {
+            StateValue::Bytes(item.value)
+        } else {
+            StateValue::Json(parsed)
+        }
     } else {
         StateValue::Bytes(item.value)
     };
@@ -126,7 +131,7 @@ pub(crate) async fn save(core: &Sidecar, request: wire::SaveStateRequest) -> Res
         if item.key.is_empty() {
             return Err(to_status(&empty_key()));
         }
-        items.push(set_request(item)?);
+        items.push(set_request(item, store.is_encrypted())?);
     }
     store.save(items).await.map_err(|error| to_status(&error))?;
     Ok(Response::new(()))

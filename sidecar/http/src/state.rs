@@ -38,7 +38,8 @@ pub(crate) async fn get(api: Arc<HttpApi>, request: ApiRequest) -> Result<Respon
     let found = store
         .get(request.param("key"), options(&request), request.metadata())
         .await?;
-    let Some(data) = found.data.filter(|data| !data.is_empty()) else {
+    // A value that is empty is there all the same.
+    let Some(data) = found.data else {
         return Ok(respond::no_content());
     };
     let mut response = respond::json(data);

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The event goes to the broker before the transaction: if the sidecar dies in between, the event waits there, and
-//! is published once the marker tells that the transaction took place.
+//! is published once the marker tells that the transaction took place. Of a transaction that the store has refused a
+//! second marker tells that no event is to come of it; other sidecars of the app, which may get the event, know by that.
+//! Dapr's own sidecars neither write nor read the second one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::ZonedDateTime;
+use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use outrigger_cloudevents::EventInput;
 use outrigger_components_api::RequestMetadata;
 use outrigger_components_api::metadata::{Properties, is_truthy};
@@ -22,7 +24,8 @@ use outrigger_components_api::pubsub::{
     HandlerError, MessageHandler, NewMessage, PubSub, PublishRequest, SubscribeRequest, Subscription,
 };
 use outrigger_components_api::state::{
-    DeleteRequest, GetRequest, SetRequest, StateOptions, StateStore, StateValue, TransactionOperation,
+    DeleteRequest, GetRequest, GetResponse, SetRequest, StateFeature, StateOptions, StateStore, StateValue,
+    TransactionOperation,
 };
 use outrigger_gojson::{Numbers, Value};
 use rand::RngExt as _;
@@ -37,6 +40,11 @@ use super::{Inner, PubSubService};
 
 /// How long a transaction may take until its event is given back to the broker.
 const PATIENCE: Duration = Duration::from_secs(11);
+/// Age of an event from which on a transaction that left no trace will not take place any more: the sidecar that
+/// announced it is gone.
+const HOPELESS: SignedDuration = SignedDuration::from_hours(1);
+/// What the key of the second marker adds to that of the first.
+const VOID: &str = "-void";
 /// First pause between looks for the marker, …
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// … which grow up to this.
@@ -77,8 +85,7 @@ impl OutboxSettings {
 }
 
 impl PubSubService {
-    /// Publishes what a transaction will have done, and returns the operations that the store is to run: without
-    /// projections, with a marker for each event.
+    /// Publishes what a transaction will have done.
     ///
     /// # Errors
     /// Why an event could not be handed to the broker; nothing is to be stored then.
@@ -87,7 +94,7 @@ impl PubSubService {
         settings: &OutboxSettings,
         operations: Vec<TransactionOperation>,
         trace: &PublishTrace,
-    ) -> Result<Vec<TransactionOperation>, String> {
+    ) -> Result<Announced, String> {
         let (projected, mut operations): (Vec<_>, Vec<_>) = operations.into_iter().partition(is_projection);
         let projections: BTreeMap<&str, &SetRequest> = projected
             .iter()
@@ -96,7 +103,7 @@ impl PubSubService {
                 TransactionOperation::Delete(_) => None,
             })
             .collect();
-        let mut markers = Vec::new();
+        let mut markers: Vec<String> = Vec::new();
         for operation in &operations {
             let TransactionOperation::Upsert(set) = operation else {
                 continue;
@@ -107,17 +114,26 @@ impl PubSubService {
                 .inner
                 .outbox_event(settings, &marker, source, &set.metadata, trace)?;
             self.inner.publish_internally(settings, event).await?;
-            markers.push(TransactionOperation::Upsert(SetRequest {
-                key: marker,
-                value: StateValue::Json(Value::String(MARK.to_owned())),
-                etag: None,
-                metadata: RequestMetadata::new(),
-                options: StateOptions::default(),
-                content_type: None,
-            }));
+            markers.push(marker);
         }
-        operations.extend(markers);
-        Ok(operations)
+        let marks = markers.iter().map(|marker| mark(marker.clone()));
+        operations.extend(marks.map(TransactionOperation::Upsert));
+        Ok(Announced { operations, markers })
+    }
+
+    /// Tells those who get the events of a transaction that the store has refused it.
+    pub async fn void_outbox(&self, store: &dyn StateStore, markers: Vec<String>) {
+        if !store.has(StateFeature::Ttl) {
+            return;
+        }
+        let voids = markers.into_iter().map(|marker| SetRequest {
+            metadata: [("ttlInSeconds".to_owned(), HOPELESS.as_secs().to_string())].into(),
+            ..mark(marker + VOID)
+        });
+        if let Err(errors) = store.bulk_set(voids.collect()).await {
+            // They are given up by their age.
+            tracing::debug!(target: "dapr.outbox", ?errors, "events of a refused transaction are not marked");
+        }
     }
 
     /// Publishes from the internal topics of all outboxes, while the app is healthy, until shutdown.
@@ -150,6 +166,26 @@ impl PubSubService {
             }
         }
         stop_all(running.into_values().collect()).await;
+    }
+}
+
+/// A transaction whose events are with the broker.
+#[derive(Debug)]
+pub struct Announced {
+    /// What the store is to run: without projections, with a marker for each event.
+    pub operations: Vec<TransactionOperation>,
+    /// Keys of the markers.
+    pub markers: Vec<String>,
+}
+
+fn mark(key: String) -> SetRequest {
+    SetRequest {
+        key,
+        value: StateValue::Json(Value::String(MARK.to_owned())),
+        etag: None,
+        metadata: RequestMetadata::new(),
+        options: StateOptions::default(),
+        content_type: None,
     }
 }
 
@@ -285,6 +321,13 @@ impl Inner {
     }
 }
 
+/// Why an event is not published.
+struct NoEvent {
+    error: String,
+    /// Whether it never will be.
+    is_final: bool,
+}
+
 /// Publishes the events of one outbox when their transactions have taken place.
 struct Relay {
     inner: Arc<Inner>,
@@ -331,7 +374,7 @@ impl Relay {
         };
         let request = SubscribeRequest {
             topic: at_broker(&loaded, &self.inner.internal_topic(&self.settings)),
-            metadata: RequestMetadata::new(),
+            ..Default::default()
         };
         let subscribed = loaded.broker.subscribe(request, self.clone()).await;
         subscribed.map_err(|error| error.to_string())
@@ -345,18 +388,23 @@ impl Relay {
 
     async fn relay(&self, message: NewMessage) -> Result<(), HandlerError> {
         let Ok(mut event @ Value::Object(_)) = outrigger_gojson::parse(&message.data) else {
-            return Err(HandlerError::Failed(
-                "an event of the outbox is no JSON object".into(),
-            ));
+            // It never will be one.
+            tracing::error!(target: "dapr.outbox", "an event of the outbox is no JSON object, discarding message");
+            return Ok(());
         };
         let marker = event.get_str("id").unwrap_or_default().to_owned();
-        if let Err(error) = self.committed(&marker).await {
+        let time = event
+            .get_str("time")
+            .and_then(|text| text.parse::<Timestamp>().ok());
+        let is_hopeless = time.is_some_and(|time| Timestamp::now().duration_since(time) > HOPELESS);
+        if let Err(NoEvent { error, is_final }) = self.committed(&marker, is_hopeless).await {
             let OutboxSettings {
                 publish_pubsub,
                 discards,
                 ..
             } = &*self.settings;
-            let then = if *discards {
+            let discards = *discards || is_final;
+            let then = if discards {
                 "discarding message"
             } else {
                 "rejecting for later processing"
@@ -365,7 +413,7 @@ impl Relay {
                 target: "dapr.outbox",
                 "failed to publish outbox topic to pubsub {publish_pubsub}: {error}, {then}"
             );
-            return if *discards {
+            return if discards {
                 Ok(())
             } else {
                 Err(HandlerError::Undelivered(error))
@@ -389,32 +437,63 @@ impl Relay {
     /// Resolves when the transaction of a marker has taken place.
     ///
     /// # Errors
-    /// If it has not after a while, or the store does not answer.
-    async fn committed(&self, marker: &str) -> Result<(), String> {
+    /// If it has not after a while, or will not any more, or the store does not answer.
+    async fn committed(&self, marker: &str, is_hopeless: bool) -> Result<(), NoEvent> {
         let settings = &self.settings;
+        let is_there = |found: GetResponse| found.data.is_some_and(|data| !data.is_empty());
+        let missing = || {
+            format!(
+                "cannot publish outbox message to topic {} with pubsub {}: outbox state not found",
+                settings.publish_topic, settings.publish_pubsub
+            )
+        };
         let end = Instant::now() + PATIENCE;
         let mut pause = FIRST_LOOK;
         loop {
             let Some(store) = self.store() else {
-                return Err(format!(
-                    "cannot get outbox state: state store {} not found",
-                    self.store
-                ));
+                return Err(NoEvent {
+                    error: format!("cannot get outbox state: state store {} not found", self.store),
+                    is_final: false,
+                });
             };
-            let request = GetRequest {
-                key: marker.to_owned(),
-                ..GetRequest::default()
+            let get = async |key: String| {
+                let request = GetRequest {
+                    key,
+                    ..GetRequest::default()
+                };
+                store.get(request).await.map(is_there)
             };
-            let error = match store.get(request).await {
-                Ok(found) if found.data.as_ref().is_some_and(|data| !data.is_empty()) => return Ok(()),
-                Ok(_) => format!(
-                    "cannot publish outbox message to topic {} with pubsub {}: outbox state not found",
-                    settings.publish_topic, settings.publish_pubsub
-                ),
+            let error = match get(marker.to_owned()).await {
+                Ok(true) => return Ok(()),
+                Ok(false) if is_hopeless => {
+                    return Err(NoEvent {
+                        error: missing(),
+                        is_final: true,
+                    });
+                }
+                Ok(false) => missing(),
                 Err(error) => error.to_string(),
             };
+            // One that was refused only because an earlier try of the same had been committed meanwhile has its marker.
+            let void = format!("{marker}{VOID}");
+            // Most transactions are just not through yet when their event is looked at first.
+            if pause > FIRST_LOOK
+                && store.has(StateFeature::Ttl)
+                && get(void.clone()).await == Ok(true)
+                && get(marker.to_owned()).await == Ok(false)
+            {
+                // Otherwise it expires by itself.
+                let _ = self.forget(&void).await;
+                return Err(NoEvent {
+                    error: format!("the transaction was refused, {error}"),
+                    is_final: true,
+                });
+            }
             if Instant::now() + pause > end {
-                return Err(error);
+                return Err(NoEvent {
+                    error,
+                    is_final: false,
+                });
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
