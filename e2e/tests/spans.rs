@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use outrigger_e2e::ask::{ask, expect, get};
 use outrigger_e2e::process::{Daprd, DaprdOptions};
+use outrigger_proto::runtime::v1::GetStateRequest;
 use prost::Message;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -325,6 +326,48 @@ async fn zipkin_and_the_log_get_spans_and_what_is_queued_is_sent_at_the_end() {
         "{}",
         sidecar.process().log()
     );
+}
+
+/// Contract `observability`, section 4.2.
+#[tokio::test]
+async fn baggage_over_grpc_comes_back_in_opentelemetrys_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = sidecar(dir.path(), "shop", None, "").await;
+    let mut client = sidecar.grpc_client().await;
+    for (sent, comes_back) in [
+        (Some(" a = %41%20 ; p , b=2,a=3"), Ok(Some("a=3,b=2"))),
+        (None, Ok(None)),
+        (
+            Some("not a baggage"),
+            Err("invalid baggage header: invalid baggage list-member: \"not a baggage\""),
+        ),
+    ] {
+        let mut request = tonic::Request::new(GetStateRequest {
+            store_name: "st".into(),
+            key: "k".into(),
+            ..Default::default()
+        });
+        if let Some(sent) = sent {
+            request
+                .metadata_mut()
+                .insert("baggage", sent.parse().expect("metadata"));
+        }
+        let answer = client.get_state(request).await;
+        let got = answer
+            .as_ref()
+            .map(|answer| {
+                answer
+                    .metadata()
+                    .get("baggage")
+                    .map(|value| value.to_str().unwrap())
+            })
+            .map_err(|status| (status.code(), status.message()));
+        assert_eq!(
+            got,
+            comes_back.map_err(|text| (tonic::Code::InvalidArgument, text)),
+            "{sent:?}"
+        );
+    }
 }
 
 #[tokio::test]

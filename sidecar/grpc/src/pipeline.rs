@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use outrigger_trace_context::baggage::{self, BAGGAGE};
 use outrigger_trace_context::{GRPC_TRACE_BIN, TraceContext};
 use tonic::Status;
 use tonic::body::Body;
@@ -86,11 +87,16 @@ impl GrpcApi {
         let is_stream = STREAMS.contains(&method);
         let binds = method == "InvokeBinding";
         let span = trace::start(&self.core, request.headers());
-        if span.is_some()
-            && let Err(text) = outrigger_trace_context::baggage::check(request.headers())
-        {
-            return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
-        }
+        let baggage = span.as_ref().and_then(|_| baggage::joined(request.headers()));
+        let baggage = match baggage.map(|text| baggage::rewrite(&text)).transpose() {
+            // As OpenTelemetry writes it again.
+            Ok(baggage) => baggage
+                .filter(|text| !text.is_empty())
+                .and_then(|text| HeaderValue::try_from(text).ok()),
+            Err(text) => {
+                return Status::invalid_argument(format!("invalid baggage header: {text}")).into_http();
+            }
+        };
         if let Some(span) = &span {
             request.extensions_mut().insert(trace::Span(span.clone()));
         }
@@ -111,14 +117,16 @@ impl GrpcApi {
         if let Some(recorded) = recorded {
             spans::end(recorded, response.headers());
         }
-        if invokes {
-            return response;
+        if !invokes {
+            error::reword_size_limit(response.headers_mut());
         }
-        error::reword_size_limit(response.headers_mut());
         if binds {
             response = reply::headers_apart(response, bindings::PREFIX);
         }
-        if let Some(span) = span
+        if let Some(baggage) = baggage {
+            response.headers_mut().insert(BAGGAGE, baggage);
+        }
+        if let Some(span) = span.filter(|_| !invokes)
             && let Ok(value) = HeaderValue::from_str(&trace::binary_text(&span))
         {
             response
