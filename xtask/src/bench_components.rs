@@ -8,7 +8,15 @@ use clap::Args;
 
 use crate::workspace::build;
 
-const EXAMPLES: [&str; 3] = ["redis_overhead", "postgresql_overhead", "kafka_overhead"];
+const EXAMPLES: [&str; 7] = [
+    "redis_overhead",
+    "postgresql_overhead",
+    "sqlite_overhead",
+    "kafka_overhead",
+    "rabbitmq_overhead",
+    "mqtt_overhead",
+    "http_overhead",
+];
 
 /// Options of `cargo xtask bench-components`.
 #[derive(Args, Debug, Clone)]

@@ -26,6 +26,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("/usr/lib/postgresql", "postgresql"),
     ("rabbitmq-server", "rabbitmq-server"),
     ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
     ("java", "openjdk-17-jre-headless"),
     ("mvn", "maven"),
     ("cc", "build-essential"),
