@@ -14,6 +14,7 @@ use outrigger_e2e::http::client::{Answer, Request, send};
 use outrigger_e2e::process::{Daprd, DaprdOptions};
 use outrigger_e2e::sdk::component;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -118,6 +119,9 @@ async fn endpoints_have_their_own_tls_headers_and_secrets() {
     let secrets = dir.path().join("secrets.json");
     let content = json!({"token": "Bearer s3cret", "cert": client.certificate, "key": client.key});
     std::fs::write(&secrets, content.to_string()).unwrap();
+    // The system trusts the server.
+    let trusted = dir.path().join("trusted.pem");
+    std::fs::write(&trusted, &server.certificate).unwrap();
     let secret = |name: &str| json!({"secretKeyRef": {"name": name, "key": name}});
     let base = format!("https://127.0.0.1:{port}/base/");
     let root = json!({"value": server.certificate});
@@ -146,10 +150,17 @@ async fn endpoints_have_their_own_tls_headers_and_secrets() {
                     "certificate": {"value": stranger.certificate}, "privateKey": {"value": stranger.key}}}),
             ),
             endpoint(
-                "untrusting",
-                json!({"baseUrl": base, "clientTLS": {"certificate": secret("cert"), "privateKey": secret("key")}}),
+                "by_the_system",
+                json!({"baseUrl": base, "clientTLS": {"certificate": secret("cert"), "privateKey": secret("key"),
+                    "renegotiation": "OnceAsClient"}}),
+            ),
+            endpoint(
+                "pinned",
+                json!({"baseUrl": base, "clientTLS": {"rootCA": {"value": stranger.certificate},
+                    "certificate": secret("cert"), "privateKey": secret("key")}}),
             ),
         ],
+        env: vec![("SSL_CERT_FILE".into(), trusted.display().to_string())],
         ..Default::default()
     };
     let mut sidecar = Daprd::start_ready(&options, &dir.path().join("daprd")).await;
@@ -185,7 +196,17 @@ async fn endpoints_have_their_own_tls_headers_and_secrets() {
     let paths: Vec<String> = target.take_calls().into_iter().map(|call| call.path).collect();
     assert_eq!(paths, ["/base/away", "/base/landed"]);
 
-    for refused in ["anonymous", "impostor", "untrusting"] {
+    let answer = call(&sidecar, "GET", "by_the_system/method/x", &[], "").await;
+    assert_eq!((answer.status, text(&answer)), (200, "fine".to_owned()));
+    assert!(
+        sidecar
+            .process()
+            .log()
+            .contains("renegotiation OnceAsClient has no effect")
+    );
+    let _ = target.take_calls();
+
+    for refused in ["anonymous", "impostor", "pinned"] {
         let answer = call(&sidecar, "GET", &format!("{refused}/method/x"), &[], "").await;
         let error: Value = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(
@@ -231,6 +252,10 @@ async fn calls_of_endpoints_pass_the_apps_pipeline_are_counted_and_mind_the_conc
     let flags = ["--app-max-concurrency", "1"];
     let mut sidecar = plain(&target, dir.path(), vec![middleware], config, &flags).await;
     let answer = call(&sidecar, "GET", "outside/method/x", &[], "").await;
+    assert_eq!((answer.status, text(&answer)), (200, "FINE".to_owned()));
+    // A URL as well, though this sidecar has no app.
+    let url = format!("http://127.0.0.1:{}/method/x", target.port());
+    let answer = call(&sidecar, "GET", &url, &[], "").await;
     assert_eq!((answer.status, text(&answer)), (200, "FINE".to_owned()));
     let scrape = text(&get(sidecar.metrics_port(), "/metrics").await);
     let counted = scrape
@@ -286,4 +311,54 @@ async fn a_policy_sends_the_whole_body_again_to_an_endpoint() {
     assert_eq!(calls.len(), 3);
     assert!(calls.iter().all(|call| call.body == body.as_bytes()));
     assert_calm(&mut sidecar).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn default_policies_hold_for_endpoints_and_urls_until_their_answers_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = FakeApp::start("outside").await;
+    let slow = json!([{"path": "*", "status": 200, "body": "late", "delay_ms": 5_000}]);
+    target.set_standing(serde_json::from_value(slow).unwrap());
+    // Says how it goes, and then nothing more.
+    let stalling = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let half = format!("http://{}/method/half", stalling.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        while let Ok((mut stream, _)) = stalling.accept().await {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf";
+            stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(head).await.unwrap();
+            streams.push(stream);
+        }
+    });
+    let policy = "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: r}\nspec:\n  policies:\n    \
+        timeouts: {DefaultAppTimeoutPolicy: 300ms}\n  targets: {apps: {other: {}}}\n";
+    let mut sidecar = plain(&target, dir.path(), vec![policy.into()], "{}", &[]).await;
+    let url = format!("http://127.0.0.1:{}/method/slow", target.port());
+    for path in ["outside/method/slow", &url] {
+        let answer = call(&sidecar, "GET", path, &[], "").await;
+        let said = text(&answer);
+        assert!(
+            answer.status == 500 && said.contains("context deadline exceeded"),
+            "{path}: {said}"
+        );
+    }
+    let port = sidecar.http_port();
+    let cut = tokio::spawn(async move {
+        let request = Request {
+            method: "GET".into(),
+            path: format!("/v1.0/invoke/{half}"),
+            headers: Vec::new(),
+            body: None,
+            chunked: false,
+        };
+        send(port, &request, SOON).await.map(|answer| answer.status)
+    });
+    let error = cut.await.unwrap().expect_err("the answer breaks off");
+    assert!(!error.starts_with("no answer within"), "{error}");
+    // A target of its own keeps the defaults away.
+    let answer = call(&sidecar, "GET", "other/method/slow", &[], "").await;
+    assert_eq!((answer.status, text(&answer)), (200, "late".to_owned()));
+    assert_calm(&mut sidecar).await;
+    serving.abort();
 }
