@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::RequestMetadata;
-use outrigger_components_api::bindings::{InvokeError, InvokeRequest, InvokeResponse};
+use outrigger_components_api::bindings::{InvokeError, InvokeRequest, InvokeResponse, OutputBinding};
 use outrigger_model::{ApiError, GrpcCode};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::TaskTracker;
@@ -107,6 +107,11 @@ impl BindingService {
 }
 
 impl Inner {
+    fn output(&self, name: &str) -> Option<Arc<dyn OutputBinding>> {
+        let loaded = self.deps.components.snapshot();
+        loaded.bindings.get(name)?.output.clone()
+    }
+
     async fn invoke(
         &self,
         name: &str,
@@ -115,13 +120,10 @@ impl Inner {
         if request.operation.is_empty() {
             return Err(InvokeError::new("operation field is missing from request"));
         }
-        let found = self
-            .deps
-            .components
-            .snapshot()
-            .bindings
-            .get(name)
-            .and_then(|binding| binding.output.clone());
+        let mut found = self.output(name);
+        if found.is_none() && Box::pin(self.deps.components.replaced(name)).await {
+            found = self.output(name);
+        }
         let Some(binding) = found else {
             return Err(InvokeError::new(format!("couldn't find output binding {name}")));
         };

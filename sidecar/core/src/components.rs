@@ -3,7 +3,7 @@
 //! [`ComponentStore`] holds an immutable [`Loaded`] table behind an atomic pointer. Calls take a snapshot;
 //! loading, reloading and removing replace the table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use outrigger_components_api::pubsub::PubSub;
 use outrigger_components_api::secrets::SecretStore;
 use outrigger_components_api::state::StateStore;
 use outrigger_sidecar_actors::seams::ActorStore;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -198,6 +198,22 @@ pub struct ComponentStore {
     loaded: ArcSwap<Loaded>,
     /// Serialises changes; inits are serialised too (contract `components`, section 2).
     changes: Mutex<()>,
+    /// What is not in the table and will be in a moment.
+    replacing: watch::Sender<BTreeSet<Arc<str>>>,
+}
+
+/// While it lives a component is said to be in replacement.
+pub struct Replacing<'a> {
+    store: &'a ComponentStore,
+    name: Arc<str>,
+}
+
+impl Drop for Replacing<'_> {
+    fn drop(&mut self) {
+        self.store.replacing.send_modify(|names| {
+            names.remove(&self.name);
+        });
+    }
 }
 
 impl ComponentStore {
@@ -224,6 +240,31 @@ impl ComponentStore {
         old
     }
 
+    /// Says of a component that it will be there again in a moment.
+    pub fn replacing(&self, name: &str) -> Replacing<'_> {
+        let name = Arc::<str>::from(name);
+        self.replacing.send_modify(|names| {
+            names.insert(name.clone());
+        });
+        Replacing { store: self, name }
+    }
+
+    /// Whether a component is about to be there again.
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.replacing.borrow().contains(name)
+    }
+
+    /// Waits for a component that is about to be there again; whether there was one to wait for.
+    pub async fn replaced(&self, name: &str) -> bool {
+        if !self.is_replaced(name) {
+            return false;
+        }
+        let mut names = self.replacing.subscribe();
+        // The sender lives in self.
+        let _ = names.wait_for(|names| !names.contains(name)).await;
+        true
+    }
+
     /// Takes a component out of the table; the caller closes it.
     pub async fn remove(&self, name: &str) -> Option<Component> {
         let _serial = self.changes.lock().await;
@@ -241,6 +282,28 @@ impl ComponentStore {
 }
 
 impl Instance {
+    /// Whether a second one of its settings cannot work beside it.
+    pub fn excludes_another(&self) -> bool {
+        match self {
+            Self::PubSub(pubsub) => pubsub.broker.excludes_another(),
+            Self::Binding(binding) => {
+                binding
+                    .input
+                    .as_ref()
+                    .is_some_and(|input| input.excludes_another())
+                    || binding
+                        .output
+                        .as_ref()
+                        .is_some_and(|output| output.excludes_another())
+            }
+            Self::State(_)
+            | Self::SecretStore(_)
+            | Self::Configuration(_)
+            | Self::Lock(_)
+            | Self::Middleware(_) => false,
+        }
+    }
+
     /// Whether somebody but this value holds the component: a call, a delivery.
     fn is_in_use(&self) -> bool {
         let more = |count: usize| count > 1;

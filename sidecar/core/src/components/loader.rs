@@ -276,6 +276,13 @@ impl Loader {
         Ok(Outcome::Loaded(self.store.replace(component).await))
     }
 
+    /// Whether a component would wait for a secret store that is not loaded.
+    pub fn would_wait(&self, resource: &Resource) -> bool {
+        let store = secret_store_name(&resource.auth.secret_store, self.is_kubernetes);
+        has_secrets(&resource.spec.metadata)
+            && store.is_some_and(|store| !self.store.snapshot().secret_stores.contains_key(store))
+    }
+
     /// Secret and environment references, then placeholders. `None` = parked until its secret store appears.
     async fn resolve(&self, resource: &Resource) -> Result<Option<Properties>, String> {
         let mut pairs = resource.spec.metadata.clone();

@@ -224,9 +224,23 @@ impl Stream {
                 event = self.events.recv() => return event,
                 () = changed(&mut self.changes) => {}
             }
-            if !inner.is_current(&self.spec.pubsub, self.broker.as_ref()) && !self.renew().await {
+            if inner.is_current(&self.spec.pubsub, self.broker.as_ref()) && self.active.is_some() {
+                continue;
+            }
+            if inner.components.is_replaced(&self.spec.pubsub) {
+                self.broker = None;
+                let active = self.active.take();
+                self.drain(active);
+            } else if !self.renew().await {
                 return None;
             }
+        }
+    }
+
+    /// Ends reading in the background: events that the app has are answered over this stream.
+    fn drain(&mut self, active: Option<Active>) {
+        if let Some(active) = active {
+            self.draining = Some(AbortOnDropHandle::new(tokio::spawn(active.close())));
         }
     }
 
@@ -238,8 +252,7 @@ impl Stream {
             Ok(active) => {
                 let old = self.active.replace(active);
                 self.broker = broker;
-                // In the background: events that the app has are answered over this stream.
-                self.draining = old.map(|old| AbortOnDropHandle::new(tokio::spawn(old.close())));
+                self.drain(old);
                 true
             }
             Err(error) => {

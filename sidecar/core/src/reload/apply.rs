@@ -3,6 +3,9 @@
 //! A component is made before the one in its place is taken away, and takes its place at one moment: a call finds the
 //! one or the other. The old one is closed when the calls that hold it are through. If the new one cannot be made, the
 //! old one stays, and the log and the metrics say so.
+//!
+//! Some cannot be there twice: a queue belongs to one connection, a client's id to one client. The old one of these is
+//! closed first, as Dapr does with all, and made once more if the new one cannot be made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +80,16 @@ fn is_same(one: &Component, other: &Component) -> bool {
         && one.spec == other.spec
         && one.auth == other.auth
         && one.scopes == other.scopes
+}
+
+/// Closes a component when its calls are through.
+async fn close(old: Loaded, limit: Duration, stop: &CancellationToken) {
+    let name = old.source.log_name();
+    if old.retire(limit, stop).await {
+        tracing::debug!("component {name}, which was replaced or removed, is closed");
+    } else if !stop.is_cancelled() {
+        tracing::warn!("component {name} was closed although it was still in use after {limit:?}");
+    }
 }
 
 impl Reloader {
@@ -208,7 +221,39 @@ impl Reloader {
             tracing::warn!("component {} is not loaded: {reason}", component.log_name());
             return self.take(&component.metadata.name).await;
         }
+        let excludes_another = {
+            let loaded = self.parts.sidecar.components.snapshot();
+            let old = loaded.all.get(component.metadata.name.as_str());
+            old.is_some_and(|old| old.instance.excludes_another())
+        };
+        // One that has to wait is not made yet: until then the old one stays.
+        if excludes_another && !self.parts.loader.would_wait(&component) {
+            return self.load_after_closing(component).await;
+        }
         let replaced = self.parts.loader.reload(component).await;
+        self.components_changed().await;
+        for old in replaced {
+            self.retire(old);
+        }
+    }
+
+    /// Closes the component in whose place another one comes before that is made.
+    async fn load_after_closing(&self, component: Component) {
+        let (loader, components) = (&self.parts.loader, &self.parts.sidecar.components);
+        let name = component.metadata.name.clone();
+        let replacing = components.replacing(&name);
+        let Some(old) = components.remove(&name).await else {
+            return;
+        };
+        let before = Component::clone(&old.source);
+        self.components_changed().await;
+        close(old, self.parts.drain, &self.parts.shutdown).await;
+        let mut replaced = loader.reload(component).await;
+        if !components.snapshot().all.contains_key(name.as_str()) {
+            tracing::warn!("component {name} is made as it was before");
+            replaced.extend(loader.reload(before).await);
+        }
+        drop(replacing);
         self.components_changed().await;
         for old in replaced {
             self.retire(old);
@@ -262,14 +307,9 @@ impl Reloader {
     /// Closes a component that has no place any more, in the background.
     fn retire(&self, old: Loaded) {
         let (limit, stop) = (self.parts.drain, self.parts.shutdown.clone());
-        self.parts.tasks.spawn(async move {
-            let name = old.source.log_name();
-            if old.retire(limit, &stop).await {
-                tracing::debug!("component {name}, which was replaced or removed, is closed");
-            } else if !stop.is_cancelled() {
-                tracing::warn!("component {name} was closed although it was still in use after {limit:?}");
-            }
-        });
+        self.parts
+            .tasks
+            .spawn(async move { close(old, limit, &stop).await });
     }
 
     fn set_subscriptions(&self) {
