@@ -146,17 +146,21 @@ async fn every_kind_of_a_pluggable_component_works_and_survives_its_restart() {
     assert!(text(&invoke("fail").await).contains("as you wish"));
     assert!(text(&invoke("other").await).contains("does not support operation other"));
     let mut events = Vec::new();
-    soon("both events arrive", async || {
+    soon("all events arrive", async || {
         let calls = app.take_calls().into_iter();
         events.extend(
             calls
                 .filter(|call| call.path == "/in" && call.method == "POST")
                 .map(|call| call.body),
         );
-        events.len() >= 2
+        events.len() >= 3
     })
     .await;
     assert_eq!(events[..2], [b"\"first\"".to_vec(), b"\"answered\"".to_vec()]);
+    // More than gRPC's usual limit, both ways.
+    assert_eq!(events[2].len(), 5 << 20);
+    let large = invoke("large").await;
+    assert_eq!((large.status, large.body.len()), (200, 5 << 20));
 
     // Events: one that the app refuses comes again.
     let publish = async || ask(port, "POST", "/v1.0/publish/bus/news", b"1").await.status;

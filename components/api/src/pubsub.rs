@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{ComponentError, RequestMetadata};
@@ -154,6 +155,26 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// A consumer that has been started, once it says that it takes what comes. It is stopped if it says otherwise, or if
+    /// nobody waits for it any more.
+    ///
+    /// # Errors
+    /// What it says.
+    pub async fn established(self, ready: oneshot::Receiver<Result<(), String>>) -> Result<Self, String> {
+        let unwanted = self.stop.clone().drop_guard();
+        match ready.await {
+            Ok(Ok(())) => {
+                unwanted.disarm();
+                Ok(self)
+            }
+            result => {
+                self.close().await;
+                let ended = || "it ended before it was established".to_owned();
+                Err(result.ok().and_then(Result::err).unwrap_or_else(ended))
+            }
+        }
+    }
+
     /// Stops consuming and waits until the handler's calls have ended.
     pub async fn close(self) {
         self.stop.cancel();

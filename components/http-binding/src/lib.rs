@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderValue, Method, Request};
 use hyper::ext::ReasonPhrase;
@@ -34,6 +34,8 @@ const OPERATIONS: [Operation; 9] = [
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 /// Request metadata that is passed on although it begins with a small letter.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// What the body and the URL decide: Go's client does not take it from the caller either.
+const NOT_SENT: [HeaderName; 4] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER];
 
 /// Adds `bindings.http`.
 pub fn register(registry: &mut Registry) {
@@ -90,7 +92,9 @@ impl HttpBinding {
                     "metadata {key} cannot be sent as a header: its name or value has characters that no header may have"
                 )));
             };
-            headers.insert(name, value);
+            if !NOT_SENT.contains(&name) {
+                headers.insert(name, value);
+            }
         }
         if let Some((name, token)) = &self.settings.token {
             headers.insert(name, token.clone());

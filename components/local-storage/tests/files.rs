@@ -3,10 +3,13 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
+use std::sync::Arc;
 
+use base64::Engine as _;
 use outrigger_components_api::bindings::OutputBinding as _;
-use outrigger_components_api::testing::bindings::{invoke, request};
+use outrigger_components_api::testing::bindings::{Output, invoke, output_suite, request};
 use outrigger_components_api::testing::init_context;
 use outrigger_components_local_storage::LocalStorage;
 
@@ -21,6 +24,33 @@ async fn call(binding: &LocalStorage, operation: &str, data: &str, name: &str) -
     let answer = answer.map_err(|error| error.text)?;
     let data = answer.and_then(|answer| answer.data).unwrap_or_default();
     Ok(String::from_utf8(data.to_vec()).unwrap())
+}
+
+/// A name for a file with this data.
+fn name_of(data: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    format!("{}/{:x}", data.len(), hasher.finish())
+}
+
+#[tokio::test]
+async fn the_binding_keeps_its_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Output {
+        operations: &["create", "get", "list", "delete"],
+        // What is base64 is decoded.
+        write: &|data| {
+            let text = base64::engine::general_purpose::STANDARD.encode(data);
+            request("create", &text, [("fileName", name_of(data).as_str())])
+        },
+        largest: 5 << 20,
+        takes_bytes: true,
+        ends_with_close: false,
+    };
+    output_suite(Arc::new(open(dir.path()).await), output, async |data| {
+        assert!(std::fs::read(dir.path().join(name_of(data))).unwrap() == data);
+    })
+    .await;
 }
 
 #[tokio::test]

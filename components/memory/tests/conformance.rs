@@ -40,7 +40,7 @@ async fn the_broker_keeps_every_promise() {
 
 #[tokio::test(start_paused = true)]
 async fn locks_keep_every_promise() {
-    lock::suite(Arc::new(InMemoryLock::default()), "t:", tokio::time::sleep).await;
+    lock::suite(Arc::new(InMemoryLock::default()), "t:", tokio::time::sleep, false).await;
 }
 
 struct Values(Arc<InMemoryConfiguration>);
@@ -69,5 +69,12 @@ async fn configuration_keeps_every_promise() {
     let none = RequestMetadata::new();
     let given = store.get(&["given".to_owned()], &none).await.unwrap();
     assert_eq!((&*given["given"].value, &*given["given"].version), ("v", "3"));
-    configuration::suite(store.clone(), &Values(store.clone()), "t:", &none).await;
+    let traits = configuration::Traits {
+        prefix: "t:",
+        odd_keys: &["", "with space", "ünï", "a/b||c", "*", "'\"\\"],
+        largest: 5 << 20,
+        largest_told: 1 << 20,
+        ends_with_close: false,
+    };
+    configuration::suite(store.clone(), &Values(store.clone()), traits, &none).await;
 }

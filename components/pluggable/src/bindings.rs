@@ -73,7 +73,10 @@ impl OutputBinding for Output {
             metadata: request.metadata.into_iter().collect(),
             operation: request.operation,
         };
-        let answer = OutputBindingClient::new(connection).invoke(request).await;
+        let mut client = OutputBindingClient::new(connection)
+            .max_decoding_message_size(usize::MAX >> 1)
+            .max_encoding_message_size(usize::MAX >> 1);
+        let answer = client.invoke(request).await;
         let answer = answer.map_err(failed)?.into_inner();
         Ok(Some(InvokeResponse {
             data: Some(answer.data),
@@ -124,6 +127,8 @@ impl InputBinding for Input {
             .map_err(|status| error::component(&status))?;
         let (answers, queue) = mpsc::channel(QUEUE);
         let events = InputBindingClient::new(connection)
+            .max_decoding_message_size(usize::MAX >> 1)
+            .max_encoding_message_size(usize::MAX >> 1)
             .read(ReceiverStream::new(queue))
             .await
             .map_err(|status| error::component(&status))?
@@ -187,3 +192,6 @@ async fn read(
     }
     while handling.join_next().await.is_some() {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,6 +57,7 @@ pub(crate) struct Link<H> {
     metadata: MetadataRequest,
     /// Held while connecting, so that one caller does it for all.
     open: Mutex<Option<(Connection, Arc<AtomicBool>)>>,
+    closed: AtomicBool,
     handshake: std::marker::PhantomData<fn() -> H>,
 }
 
@@ -75,6 +76,7 @@ impl<H: Handshake> Link<H> {
                     .collect(),
             },
             open: Mutex::default(),
+            closed: AtomicBool::new(false),
             handshake: std::marker::PhantomData,
         };
         let connected = link.connection().await;
@@ -85,6 +87,9 @@ impl<H: Handshake> Link<H> {
     /// A connection to an initialised component.
     pub(crate) async fn connection(&self) -> Result<Connection, Status> {
         let mut open = self.open.lock().await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Status::unavailable("component is closed"));
+        }
         if let Some((connection, lost)) = &*open
             && !lost.load(Ordering::Acquire)
         {
@@ -112,8 +117,9 @@ impl<H: Handshake> Link<H> {
         Ok(connection)
     }
 
-    /// Gives the connection up.
+    /// Gives the connection up; there will be no other.
     pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         *self.open.lock().await = None;
     }
 }

@@ -130,17 +130,11 @@ impl ConfigurationStore for PostgresConfiguration {
         };
         let stopped = self.tasks.spawn(listener.run(stop.clone(), ready));
         let subscription = Subscription { stop, stopped };
-        match established.await {
-            Ok(Ok(())) => Ok(Watch { id, subscription }),
-            result => {
-                subscription.close().await;
-                let error = match result {
-                    Ok(Err(error)) => error,
-                    _ => "component is closed".to_owned(),
-                };
-                Err(ComponentError(format!("error listening to channel: {error}")))
-            }
-        }
+        let subscription = subscription
+            .established(established)
+            .await
+            .map_err(|error| ComponentError(format!("error listening to channel: {error}")))?;
+        Ok(Watch { id, subscription })
     }
 
     async fn close(&self) {

@@ -30,6 +30,9 @@ use crate::settings::{Connection, put, short};
 /// Unacknowledged messages at the same time if `prefetchCount` sets no bound.
 const UNBOUNDED_PREFETCH: u16 = 1000;
 const PUBLISH_TRIES: u32 = 3;
+/// How often, and how quickly, an exclusive queue is asked for that somebody else still has.
+const LOCKED_TRIES: u32 = 10;
+const LOCKED_PAUSE: Duration = Duration::from_millis(200);
 /// What Go's `url.QueryEscape` leaves as it is, besides letters and digits; a blank becomes `+`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -105,11 +108,23 @@ impl RabbitBinding {
             shutdown: context.shutdown.clone(),
             tasks: context.tasks.clone(),
         };
-        let declared = async { binding.queue.declare(&binding.link.live().await?).await };
-        declared
-            .await
-            .map_err(|error| InitError(format!("rabbitMQ error: {error}")))?;
-        Ok(binding)
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let declared = async { binding.queue.declare(&binding.link.live().await?).await };
+            match declared.await {
+                Ok(()) => return Ok(binding),
+                // The connection of the one before is closed; its queue is gone a moment later.
+                Err(error)
+                    if binding.queue.exclusive
+                        && tries < LOCKED_TRIES
+                        && error.contains("RESOURCE_LOCKED") =>
+                {
+                    tokio::time::sleep(LOCKED_PAUSE).await;
+                }
+                Err(error) => return Err(InitError(format!("rabbitMQ error: {error}"))),
+            }
+        }
     }
 }
 
@@ -234,17 +249,10 @@ impl InputBinding for RabbitBinding {
         };
         let stopped = self.tasks.spawn(reader.run(stop.clone(), ready));
         let subscription = Subscription { stop, stopped };
-        match established.await {
-            Ok(Ok(())) => Ok(subscription),
-            result => {
-                subscription.close().await;
-                let error = match result {
-                    Ok(Err(error)) => error,
-                    _ => "component is closed".to_owned(),
-                };
-                Err(ComponentError(format!("rabbitMQ error: {error}")))
-            }
-        }
+        subscription
+            .established(established)
+            .await
+            .map_err(|error| ComponentError(format!("rabbitMQ error: {error}")))
     }
 
     fn excludes_another(&self) -> bool {

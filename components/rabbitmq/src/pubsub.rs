@@ -154,20 +154,12 @@ impl PubSub for RabbitMq {
         let (ready, established) = oneshot::channel();
         let stopped = self.tasks.spawn(consumer.run(stop.clone(), ready));
         let subscription = Subscription { stop, stopped };
-        match established.await {
-            Ok(Ok(())) => Ok(subscription),
-            failed => {
-                subscription.close().await;
-                let error = match failed {
-                    Ok(Err(error)) => error,
-                    _ => "the subscription ended before it was established".to_owned(),
-                };
-                Err(ComponentError(format!(
-                    "rabbitmq pub/sub: failed to subscribe to {}: {error}",
-                    request.topic
-                )))
-            }
-        }
+        subscription.established(established).await.map_err(|error| {
+            let topic = &request.topic;
+            ComponentError(format!(
+                "rabbitmq pub/sub: failed to subscribe to {topic}: {error}"
+            ))
+        })
     }
 
     async fn ping(&self) -> Result<(), ComponentError> {

@@ -40,6 +40,9 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::codegen::Service as _;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+/// More than gRPC's usual limit.
+const LARGE: usize = 5 << 20;
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What one component instance keeps.
@@ -469,7 +472,7 @@ serve! {
         _: Request<wire::ListOperationsRequest>,
     ) -> Result<Response<wire::ListOperationsResponse>, Status> {
         Ok(Response::new(wire::ListOperationsResponse {
-            operations: ["echo", "fail", "rich"].map(str::to_owned).to_vec(),
+            operations: ["echo", "fail", "rich", "large"].map(str::to_owned).to_vec(),
         }))
     }
 
@@ -482,6 +485,12 @@ serve! {
         match request.operation.as_str() {
             "fail" => return Err(Status::unavailable("as you wish")),
             "rich" => return Err(rich()),
+            "large" => {
+                return Ok(Response::new(wire::InvokeResponse {
+                    data: vec![b'x'; LARGE].into(),
+                    ..Default::default()
+                }));
+            }
             _ => {}
         }
         Ok(Response::new(wire::InvokeResponse {
@@ -495,7 +504,7 @@ serve! {
 serve! {
     InputBinding, InputBindingInitRequest -> InputBindingInitResponse;
 
-    /// Sends one event, and what the app answered as the next one.
+    /// Sends one event, what the app answered as the next one, and a large one.
     async fn read(
         &self,
         request: Request<Streaming<wire::ReadRequest>>,
@@ -511,6 +520,11 @@ serve! {
             Ok(answer) if answer.message_id == "1" => Some(Ok(wire::ReadResponse {
                 data: answer.response_data,
                 message_id: "2".into(),
+                ..Default::default()
+            })),
+            Ok(answer) if answer.message_id == "2" => Some(Ok(wire::ReadResponse {
+                data: vec![b'x'; LARGE].into(),
+                message_id: "3".into(),
                 ..Default::default()
             })),
             _ => None,

@@ -67,19 +67,130 @@ pub trait Source: Send + Sync {
     async fn delete(&self, key: &str) -> bool;
 }
 
-/// Runs all checks on keys that begin with `prefix`. `metadata` goes with every request.
+/// What the suite has to know of a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Traits<'a> {
+    /// The keys that it uses begin so.
+    pub prefix: &'a str,
+    /// Endings of keys that a store may stumble over.
+    pub odd_keys: &'a [&'a str],
+    /// Largest value that is read.
+    pub largest: usize,
+    /// Largest value that subscribers are told.
+    pub largest_told: usize,
+    /// Its calls need what closing releases.
+    pub ends_with_close: bool,
+}
+
+/// Runs all checks; `metadata` goes with every request. At the end the store is closed.
 ///
 /// # Panics
 /// At the first broken promise.
 pub async fn suite(
     store: Arc<dyn ConfigurationStore>,
     source: &dyn Source,
-    prefix: &str,
+    traits: Traits<'_>,
     metadata: &RequestMetadata,
 ) {
+    let prefix = traits.prefix;
     values_are_read_by_key_and_all_at_once(&*store, source, prefix, metadata).await;
     updates_are_told_until_the_end(&*store, source, prefix, metadata).await;
     subscriptions_do_not_disturb_each_other(&*store, source, prefix, metadata).await;
+    odd_keys_and_large_values_come_as_they_are(&*store, source, traits, metadata).await;
+    what_is_given_up_does_no_harm(&*store, source, prefix, metadata).await;
+    closing_ends_calls(&store, source, traits, metadata).await;
+}
+
+async fn odd_keys_and_large_values_come_as_they_are(
+    store: &dyn ConfigurationStore,
+    source: &dyn Source,
+    traits: Traits<'_>,
+    metadata: &RequestMetadata,
+) {
+    let odd = traits.odd_keys.iter().map(|key| (*key, traits.largest_told));
+    for (key, told) in [("large", traits.largest_told)].into_iter().chain(odd) {
+        let key = format!("{}{key}", traits.prefix);
+        let keys = std::slice::from_ref(&key);
+        let updates = Arc::new(Updates::default());
+        let watch = soon("a subscription", store.subscribe(keys, metadata, updates.clone()));
+        let watch = watch.await.unwrap();
+        let value = "v".repeat(told);
+        source.set(&key, &value, "1").await;
+        updates.wait(&key, |item| item.value == value).await;
+        soon("the end of the subscription", watch.subscription.close()).await;
+        let value = "w".repeat(traits.largest);
+        source.set(&key, &value, "2").await;
+        let got = soon("a value", store.get(keys, metadata)).await.unwrap();
+        assert_eq!(got.keys().collect::<Vec<_>>(), [&key]);
+        assert!(got[&key].value == value, "{key}");
+    }
+}
+
+async fn what_is_given_up_does_no_harm(
+    store: &dyn ConfigurationStore,
+    source: &dyn Source,
+    prefix: &str,
+    metadata: &RequestMetadata,
+) {
+    let key = format!("{prefix}givenup");
+    let keys = std::slice::from_ref(&key);
+    source.set(&key, "0", "0").await;
+    let unwanted = Arc::new(Updates::default());
+    for n in 0..10_u64 {
+        let limit = Duration::from_micros(n * n * 50);
+        let _ = tokio::time::timeout(limit, store.get(keys, metadata)).await;
+        let subscribing = store.subscribe(keys, metadata, unwanted.clone());
+        if let Ok(Ok(watch)) = tokio::time::timeout(limit, subscribing).await {
+            soon("the end of the subscription", watch.subscription.close()).await;
+        }
+        let got = soon("a value", store.get(keys, metadata)).await.unwrap();
+        assert_eq!(got[&key].value, "0");
+    }
+    let updates = Arc::new(Updates::default());
+    let watch = soon("a subscription", store.subscribe(keys, metadata, updates.clone()));
+    let watch = watch.await.unwrap();
+    source.set(&key, "1", "1").await;
+    updates.wait(&key, |item| item.value == "1").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let told = unwanted.events();
+    assert!(
+        !told.iter().any(|event| event.items[&key].value == "1"),
+        "nobody waits for these"
+    );
+    soon("the end of the subscription", watch.subscription.close()).await;
+}
+
+async fn closing_ends_calls(
+    store: &Arc<dyn ConfigurationStore>,
+    source: &dyn Source,
+    traits: Traits<'_>,
+    metadata: &RequestMetadata,
+) {
+    let key = format!("{}closed", traits.prefix);
+    source.set(&key, "1", "1").await;
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, key, metadata) = (store.clone(), key.clone(), metadata.clone());
+        readers.spawn(async move {
+            for _ in 0..200 {
+                if store.get(std::slice::from_ref(&key), &metadata).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    soon("the end of the store", store.close()).await;
+    while let Some(ended) = soon("the end of a call", readers.join_next()).await {
+        ended.unwrap();
+    }
+    let after = soon("an answer", store.get(&[key], metadata)).await;
+    assert_eq!(
+        after.is_err(),
+        traits.ends_with_close,
+        "a call after the end: {after:?}"
+    );
 }
 
 async fn values_are_read_by_key_and_all_at_once(

@@ -1,7 +1,7 @@
 //! `bindings.postgresql`.
 
 use outrigger_components_api::bindings::{InvokeError, OutputBinding};
-use outrigger_components_api::testing::bindings::request;
+use outrigger_components_api::testing::bindings::{Output, output_suite, request};
 use outrigger_components_postgresql::PostgresBinding;
 
 use crate::server::Server;
@@ -68,6 +68,42 @@ async fn statements_run_and_rows_come_back_as_arrays() {
             .text
             .contains("component is closed")
     );
+}
+
+#[tokio::test]
+async fn the_binding_keeps_its_promises() {
+    let server = Server::start().await;
+    let binding = PostgresBinding::connect(&server.context(&[])).await.unwrap();
+    let client = server.client().await;
+    client
+        .batch_execute("CREATE TABLE data (value text)")
+        .await
+        .unwrap();
+    let output = Output {
+        operations: &["exec", "query", "close"],
+        write: &|data| {
+            let params = serde_json::json!([std::str::from_utf8(data).unwrap()]).to_string();
+            request(
+                "exec",
+                "",
+                [
+                    ("sql", "INSERT INTO data VALUES ($1)"),
+                    ("params", params.as_str()),
+                ],
+            )
+        },
+        largest: 5 << 20,
+        takes_bytes: false,
+        ends_with_close: true,
+    };
+    output_suite(std::sync::Arc::new(binding), output, async |data| {
+        let data = std::str::from_utf8(data).unwrap();
+        let found = client
+            .query("SELECT 1 FROM data WHERE value = $1", &[&data])
+            .await;
+        assert!(!found.unwrap().is_empty());
+    })
+    .await;
 }
 
 async fn query(binding: &PostgresBinding, sql: &str, params: &str) -> Result<String, InvokeError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outrigger_components_api::configuration::{ConfigurationStore, UpdateEvent, UpdateHandler};
-use outrigger_components_api::testing::configuration::Updates;
+use outrigger_components_api::testing::configuration::{Source, Traits, Updates, suite};
 use outrigger_components_api::testing::proxy::Proxy;
 use outrigger_components_postgresql::PostgresConfiguration;
 
@@ -122,6 +122,46 @@ async fn table(server: &Server) {
         )
         .await
         .unwrap();
+}
+
+/// Rows, and a notice of each change as a trigger makes it.
+struct Rows(tokio_postgres::Client);
+
+#[async_trait]
+impl Source for Rows {
+    async fn set(&self, key: &str, value: &str, version: &str) {
+        let change = "WITH gone AS (DELETE FROM config WHERE key = $1)
+             INSERT INTO config VALUES ($1, $2, $3, NULL)";
+        self.0.execute(change, &[&key, &value, &version]).await.unwrap();
+        let data = serde_json::json!({"key": key, "value": value, "version": version});
+        let payload = serde_json::json!({ "data": data }).to_string();
+        // The server takes no longer one.
+        if payload.len() < 8000 {
+            let tell = "SELECT pg_notify('config', $1)";
+            self.0.execute(tell, &[&payload]).await.unwrap();
+        }
+    }
+
+    async fn delete(&self, _: &str) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn the_store_keeps_its_promises() {
+    let server = Server::start().await;
+    table(&server).await;
+    let context = server.context(&[("table", "config"), ("pgNotifyChannel", "config")]);
+    let store = PostgresConfiguration::connect(&context).await.unwrap();
+    let traits = Traits {
+        prefix: "t.",
+        odd_keys: &["", "a/b.c", "UPPER", "_", "..", "//"],
+        largest: 5 << 20,
+        largest_told: 7000,
+        ends_with_close: true,
+    };
+    let none = Default::default();
+    suite(Arc::new(store), &Rows(server.client().await), traits, &none).await;
 }
 
 const SETTINGS: [(&str, &str); 3] = [

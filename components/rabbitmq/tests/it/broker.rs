@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use outrigger_components_api::bindings::{BindingEvent, BindingHandler, InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
-use outrigger_components_api::testing::bindings::{Events, request};
+use outrigger_components_api::testing::bindings::{
+    Events, Input, Output, output_suite, queue_suite, request,
+};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_api::testing::{Recorder, soon};
 use outrigger_components_rabbitmq::{RabbitBinding, RabbitMq};
@@ -49,9 +51,42 @@ async fn the_broker_keeps_every_promise() {
     exchanges_and_queues_look_as_those_of_dapr(&server).await;
     what_cannot_be_is_refused(&server).await;
     prefetch_bounds_the_calls_at_a_time(&server).await;
+    the_binding_keeps_every_promise(&server).await;
     the_binding_carries_messages_both_ways(&server).await;
     the_binding_handles_one_message_after_the_other(&server).await;
     a_binding_whose_queue_was_deleted_declares_it_again(&server).await;
+}
+
+async fn the_binding_keeps_every_promise(server: &Server) {
+    let settings = [("queueName", "suite")];
+    let connect = async || Arc::new(RabbitBinding::connect(&server.context(&settings)).await.unwrap());
+    let writer = connect().await;
+    let input = Input {
+        largest: 5 << 20,
+        redelivers: true,
+        given_up_after: &[0, 1, 2, 5, 10, 20, 50].map(Duration::from_millis),
+    };
+    queue_suite(connect().await, input, async |data| {
+        let mut request = request("create", "", []);
+        request.data = Bytes::copy_from_slice(data);
+        writer.invoke(request).await.unwrap();
+    })
+    .await;
+    let seen = Events::answering("");
+    let reading = connect().await.read(seen.clone()).await.unwrap();
+    let output = Output {
+        operations: &["create"],
+        write: &|data| {
+            let mut request = request("create", "", []);
+            request.data = Bytes::copy_from_slice(data);
+            request
+        },
+        largest: 5 << 20,
+        takes_bytes: true,
+        ends_with_close: true,
+    };
+    output_suite(writer, output, async |data| seen.came(data).await).await;
+    reading.close().await;
 }
 
 async fn the_binding_carries_messages_both_ways(server: &Server) {

@@ -19,7 +19,7 @@ use crate::server::Server;
 async fn locks_keep_their_promises() {
     let server = Server::start().await;
     let store = RedisLock::connect(&server.context([])).await.unwrap();
-    lock::suite(Arc::new(store), "t:", tokio::time::sleep).await;
+    lock::suite(Arc::new(store), "t:", tokio::time::sleep, true).await;
 }
 
 #[tokio::test]
@@ -81,7 +81,24 @@ impl Source for Server {
 async fn configuration_keeps_its_promises() {
     let server = Server::start().await;
     let store = RedisConfiguration::connect(&server.context([])).await.unwrap();
-    configuration::suite(Arc::new(store), &server, "t:", &RequestMetadata::new()).await;
+    let traits = configuration::Traits {
+        prefix: "t:",
+        odd_keys: &[
+            "",
+            "with space",
+            "ünï",
+            "a/b.c",
+            "{x}",
+            "*",
+            "[a]?",
+            "'\"\\",
+            "a\r\nb",
+        ],
+        largest: 5 << 20,
+        largest_told: 1 << 20,
+        ends_with_close: true,
+    };
+    configuration::suite(Arc::new(store), &server, traits, &RequestMetadata::new()).await;
 }
 
 #[tokio::test]
@@ -188,6 +205,37 @@ type Answer = Result<Option<InvokeResponse>, InvokeError>;
 fn data(answer: Answer) -> Option<String> {
     let data = answer.unwrap().expect("an answer").data?;
     Some(String::from_utf8(data.to_vec()).unwrap())
+}
+
+/// A key for this data.
+fn key_of(data: &[u8]) -> String {
+    format!(
+        "{} {}",
+        data.len(),
+        String::from_utf8_lossy(&data[..data.len().min(40)])
+    )
+}
+
+#[tokio::test]
+async fn the_binding_keeps_its_promises() {
+    let server = Server::start().await;
+    let binding = RedisBinding::connect(&server.context([])).await.unwrap();
+    let output = bindings::Output {
+        operations: &["create", "delete", "get", "increment"],
+        write: &|data| {
+            let mut request = bindings::request("create", "", [("key", key_of(data).as_str())]);
+            request.data = data.to_vec().into();
+            request
+        },
+        largest: 5 << 20,
+        takes_bytes: true,
+        ends_with_close: true,
+    };
+    bindings::output_suite(Arc::new(binding), output, async |data| {
+        let there: Vec<u8> = server.command(&["GET", &key_of(data)]).await;
+        assert!(there == data);
+    })
+    .await;
 }
 
 #[tokio::test]
