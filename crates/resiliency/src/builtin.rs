@@ -9,9 +9,9 @@ use crate::retry::{Exponential, Matching, Pauses, RetryPolicy};
 pub enum BuiltIn {
     /// Calls from app to app without an app policy.
     ServiceRetries,
-    /// Calls of remote actors.
+    /// Calls of remote actors, in older versions; nothing any more ([`Self::is_idle`]).
     ActorRetries,
-    /// Work with the store of reminders.
+    /// Work with the store of reminders, in older versions; nothing any more.
     ActorReminderRetries,
     /// Asking the app for its subscriptions.
     InitializationRetries,
@@ -42,6 +42,19 @@ impl BuiltIn {
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|built_in| built_in.name() == name)
+    }
+
+    /// Why nothing is retried by this policy, if so: the names live on from versions whose router and reminders used them
+    /// (contract `actors`, section 4, has what is used instead).
+    pub(crate) const fn is_idle(self) -> Option<&'static str> {
+        match self {
+            Self::ActorRetries => Some(
+                "calls of actors are retried as DaprBuiltInActorNotFoundRetries says; for other retries give the actor \
+                 type a target",
+            ),
+            Self::ActorReminderRetries => Some("the scheduler keeps reminders, not a state store"),
+            Self::ServiceRetries | Self::InitializationRetries | Self::ActorNotFoundRetries => None,
+        }
     }
 
     pub(crate) const fn is_protected(self) -> bool {

@@ -83,7 +83,11 @@ impl Loaded {
         warnings: &mut Vec<String>,
     ) -> Result<(), String> {
         let mut policy = retry_policy(retry)?;
-        match BuiltIn::from_name(name) {
+        let built_in = BuiltIn::from_name(name);
+        if let Some(why) = built_in.and_then(BuiltIn::is_idle) {
+            warnings.push(format!("Override of {name} has no effect: {why}."));
+        }
+        match built_in {
             Some(built_in) if built_in.is_protected() => {
                 warnings.push(format!(
                     "Attempted to override protected policy {name} which is not allowed. Ignoring provided policy and \

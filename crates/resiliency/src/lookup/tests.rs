@@ -117,7 +117,12 @@ fn built_in_retries_can_be_overridden_upwards_only_and_the_protected_one_not_at_
         retry(&resiliency, "DaprBuiltInActorNotFoundRetries").max_retries,
         Some(5)
     );
-    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert_eq!(warnings.len(), 4, "{warnings:?}");
+    let idle = "Override of DaprBuiltInActorRetries has no effect: calls of actors";
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with(idle)),
+        "{warnings:?}"
+    );
 }
 
 #[test]
