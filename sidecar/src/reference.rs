@@ -2,13 +2,17 @@
 //! is made by running each type's factory with metadata that notes what is asked ([`Record`]); a test fails when page
 //! and code differ. `cargo xtask reference` writes it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_components_api::metadata::{Properties, Record};
+use outrigger_components_api::metadata::{Asked, Properties, Record};
 use outrigger_components_api::registry::{Kind, Registry};
 use outrigger_components_api::{InitContext, InitError};
+use outrigger_sidecar_core::components::options;
+use outrigger_sidecar_core::pubsub::outbox::OutboxSettings;
+use outrigger_sidecar_core::pubsub::scopes::TopicScopes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,8 +21,9 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 const HEAD: &str = "# Options of every component\n\n\
 Made from the code by `cargo xtask reference`; a test holds it. Options stand in the order in which they are read. Names \
-are read in any case; an alias counts if the names before it are absent. What the options mean, defaults and differences \
-to Dapr: [COMPONENTS.md](COMPONENTS.md).\n";
+are read in any case; an alias counts if the names before it are absent. No default: nothing, or what the server or the \
+library behind the component does by itself. What the options mean and differences to Dapr: \
+[COMPONENTS.md](COMPONENTS.md).\n";
 
 /// What a type needs before it asks for the rest: an address where nobody listens, a way to log in.
 const NEEDED: &[(&str, &[(&str, &str)])] = &[
@@ -102,48 +107,86 @@ async fn record<T: ?Sized + 'static>(kind: &Kind<T>, name: &str, version: &str) 
     record
 }
 
+/// A table of options, empty if there are none.
+fn table(options: &[Asked]) -> String {
+    let mut table = String::new();
+    for option in options {
+        let (first, aliases) = option.names.split_first().expect("an option has a name");
+        let aliases: Vec<String> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
+        let _ = writeln!(
+            table,
+            "| `{first}` | {} | {} | {} |",
+            aliases.join(" "),
+            option.of_type.describe(),
+            option.default.as_deref().unwrap_or_default().replace('|', "\\|")
+        );
+    }
+    table
+}
+
+fn write(page: &mut String, heading: &str, table: &str) {
+    let _ = write!(page, "\n### {heading}\n\n");
+    if table.is_empty() {
+        page.push_str("No options.\n");
+    } else {
+        let _ = write!(
+            page,
+            "| option | aliases | type | default |\n| --- | --- | --- | --- |\n{table}"
+        );
+    }
+}
+
+/// Adds a type to those that ask for the same and share a heading.
+fn gather(types: &mut Vec<(Vec<String>, String)>, heading: String, table: String) {
+    match types
+        .iter_mut()
+        .find(|(_, known)| *known == table && !table.is_empty())
+    {
+        Some((headings, _)) => headings.push(heading),
+        None => types.push((vec![heading], table)),
+    }
+}
+
 async fn section<T: ?Sized + 'static>(page: &mut String, category: &str, kind: &Kind<T>) {
-    // Names of one type that ask for the same share a heading.
-    let mut types: Vec<(Vec<String>, String)> = Vec::new();
+    let mut types = Vec::new();
     for (name, version) in kind.names() {
-        let mut table = String::new();
-        for option in record(kind, name, version).await.asked() {
-            let (first, aliases) = option.names.split_first().expect("an option has a name");
-            let aliases: Vec<String> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
-            let _ = writeln!(
-                table,
-                "| `{first}` | {} | {} |",
-                aliases.join(" "),
-                option.of_type.describe()
-            );
-        }
+        let asked = record(kind, name, version).await.asked();
         let version = if version.is_empty() {
             String::new()
         } else {
             format!(" ({version})")
         };
-        let heading = format!("`{category}{name}`{version}");
-        match types
-            .iter_mut()
-            .find(|(_, known)| *known == table && !table.is_empty())
-        {
-            Some((headings, _)) => headings.push(heading),
-            None => types.push((vec![heading], table)),
-        }
+        gather(&mut types, format!("`{category}{name}`{version}"), table(&asked));
     }
     for (headings, table) in types {
-        let _ = write!(page, "\n### {}\n\n", headings.join(", "));
-        if table.is_empty() {
-            page.push_str("No options.\n");
-        } else {
-            let _ = write!(page, "| option | aliases | type |\n| --- | --- | --- |\n{table}");
-        }
+        write(page, &headings.join(", "), &table);
     }
+}
+
+/// What the sidecar itself reads, whatever the type.
+fn common(page: &mut String) {
+    let (mut scoped, mut outbox) = (
+        Properties::default(),
+        Properties::new(
+            ["outboxPublishPubsub", "outboxPublishTopic"].map(|name| (name.to_owned(), "x".to_owned())),
+        ),
+    );
+    let (scopes, events) = (scoped.recorded(), outbox.recorded());
+    TopicScopes::new(&scoped, "app");
+    OutboxSettings::read(&outbox);
+    let stores = [options::of_state_stores(), events.asked()].concat();
+    let brokers = [options::of_brokers(), scopes.asked()].concat();
+    write(page, "All state stores", &table(&stores));
+    write(page, "All brokers", &table(&brokers));
+    write(page, "All bindings", &table(&options::of_bindings()));
+    write(page, "All lock stores", &table(&options::of_lock_stores()));
 }
 
 /// The page.
 async fn page(registry: &Registry) -> String {
     let mut page = HEAD.to_owned();
+    page.push_str("\n## What the sidecar itself reads\n");
+    common(&mut page);
     page.push_str("\n## State stores\n");
     section(&mut page, "state.", &registry.state).await;
     page.push_str("\n## Pub/sub\n");
@@ -160,14 +203,120 @@ async fn page(registry: &Registry) -> String {
     section(&mut page, "lock.", &registry.lock).await;
     page.push_str("\n## HTTP middleware\n");
     section(&mut page, "middleware.", &registry.middleware).await;
-    page.push_str("\n## Name resolution\n\nIn `spec.nameResolution.component` of the Configuration: ");
-    let names: Vec<String> = registry
-        .name_resolution
-        .keys()
-        .map(|name| format!("`{name}`"))
-        .collect();
-    let _ = writeln!(page, "{}.", names.join(", "));
+    page.push_str(
+        "\n## Name resolution\n\nThe name is `spec.nameResolution.component` of the Configuration, the options are members of \
+         `spec.nameResolution.configuration`.\n",
+    );
+    let mut types = Vec::new();
+    for (name, factory) in &registry.name_resolution {
+        gather(&mut types, format!("`{name}`"), table(&factory.options()));
+    }
+    for (headings, table) in types {
+        write(&mut page, &headings.join(", "), &table);
+    }
     page
+}
+
+/// What a test reads out of the page: for each heading, its options with their defaults; aliases have their option's.
+fn listed(page: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut listed: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let (mut headings, mut prefix): (Vec<String>, &str) = (Vec::new(), "");
+    for line in page.lines() {
+        if let Some(chapter) = line.strip_prefix("## ") {
+            prefix = if chapter == "Name resolution" {
+                "nameresolution."
+            } else {
+                ""
+            };
+        } else if let Some(heading) = line.strip_prefix("### ") {
+            let names = heading.split(", ").map(|name| name.replace('`', ""));
+            headings = names
+                .map(|name| format!("{prefix}{}", name.trim_start_matches("All ")))
+                .collect();
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let default = cells
+                .get(3)
+                .copied()
+                .unwrap_or_default()
+                .trim_end_matches('|')
+                .trim();
+            let names = cells[..2].iter().flat_map(|cell| cell.split_whitespace());
+            for name in names.map(|name| name.trim_matches('`').to_lowercase()) {
+                for heading in &headings {
+                    listed
+                        .entry(heading.clone())
+                        .or_default()
+                        .insert(name.clone(), default.to_owned());
+                }
+            }
+        }
+    }
+    listed
+}
+
+/// `testdata/options.json` was written by hand out of the contract, without looking at the code.
+#[derive(serde::Deserialize)]
+struct Contract {
+    groups: BTreeMap<String, Vec<String>>,
+    components: BTreeMap<String, Listed>,
+    #[serde(rename = "not read")]
+    not_read: BTreeMap<String, String>,
+    defaults: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Listed {
+    groups: Vec<String>,
+    options: Vec<String>,
+}
+
+#[tokio::test]
+async fn every_option_of_the_contract_is_on_the_page_with_its_default() {
+    let contract: Contract =
+        serde_json::from_str(include_str!("../testdata/options.json")).expect("test data");
+    let listed = listed(&page(&super::register::registry()).await);
+    let mut wrong = Vec::new();
+    let mut left_out = BTreeSet::new();
+    for (component, wanted) in &contract.components {
+        let Some(found) = listed.get(component) else {
+            wrong.push(format!("{component} is not on the page"));
+            continue;
+        };
+        let groups = wanted.groups.iter().flat_map(|group| &contract.groups[group]);
+        for option in groups.chain(&wanted.options) {
+            let is_listed = found.contains_key(&option.to_lowercase());
+            match contract.not_read.contains_key(option) {
+                true if !is_listed => drop(left_out.insert(option)),
+                false if is_listed => {}
+                _ => wrong.push(format!("{component}: {option} (on the page: {is_listed})")),
+            }
+        }
+    }
+    for (component, defaults) in &contract.defaults {
+        for (option, default) in defaults {
+            let found = listed
+                .get(component)
+                .and_then(|found| found.get(&option.to_lowercase()));
+            let same = found.is_some_and(|found| seconds(found) == seconds(default));
+            if !same {
+                wrong.push(format!("{component}: {option} is {found:?}, not {default:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(
+        left_out.len(),
+        contract.not_read.len(),
+        "reasons for options that no component lacks"
+    );
+}
+
+/// A duration in one spelling.
+fn seconds(text: &str) -> String {
+    outrigger_model::duration::GoDuration::parse(text)
+        .map_or_else(|_| text.to_owned(), |known| known.to_string())
 }
 
 #[tokio::test]

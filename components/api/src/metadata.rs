@@ -9,7 +9,7 @@ mod strict;
 mod template;
 
 pub use decode::{Decoder, go_integer, is_truthy};
-pub use record::{Asked, OptionType, Record};
+pub use record::{Asked, DefaultValue, OptionType, Record};
 pub use strict::{StrictDecoder, parse_bool};
 pub use template::{NoPodName, Placeholders, uses_namespace};
 
@@ -35,15 +35,33 @@ impl Properties {
         self.record.get_or_insert_default().clone()
     }
 
-    fn note(&self, name: &str) {
-        if let Some(record) = &self.record {
-            record.note(&[name], OptionType::Text);
+    /// Other pairs in place of these; what is asked of them is noted in the same place.
+    #[must_use]
+    pub fn replaced(&self, pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            pairs: pairs.into_iter().collect(),
+            record: self.record.clone(),
         }
+    }
+
+    /// Notes an option that is read in a way of its own: its name, then its aliases.
+    pub fn note(&self, names: &[&str], of_type: OptionType) {
+        if let Some(record) = &self.record {
+            record.note(names, of_type);
+        }
+    }
+
+    /// Notes the value that an option has if it is not given, and gives it back.
+    pub fn default_of<T: DefaultValue>(&self, name: &str, value: T) -> T {
+        if let Some(record) = &self.record {
+            record.note_default(name, value.written());
+        }
+        value
     }
 
     /// The value under a name, ignoring case.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.note(name);
+        self.note(&[name], OptionType::Text);
         self.pairs
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name))
@@ -52,7 +70,7 @@ impl Properties {
 
     /// The value under exactly this name.
     pub fn get_exact(&self, name: &str) -> Option<&str> {
-        self.note(name);
+        self.note(&[name], OptionType::Text);
         self.pairs.get(name).map(String::as_str)
     }
 

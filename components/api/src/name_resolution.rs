@@ -7,6 +7,7 @@ use outrigger_gojson::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metadata::Asked;
 use crate::{ComponentError, InitError};
 
 /// What a resolver announces and needs to know of its own sidecar.
@@ -67,6 +68,11 @@ pub trait Resolver: Send + Sync + 'static {
 /// Creates a resolver and announces the sidecar.
 #[async_trait]
 pub trait ResolverFactory: Send + Sync + 'static {
+    /// The members of `spec.nameResolution.configuration` that it reads, for the reference page.
+    fn options(&self) -> Vec<Asked> {
+        Vec::new()
+    }
+
     /// Creates it.
     async fn create(&self, info: InstanceInfo) -> Result<std::sync::Arc<dyn Resolver>, InitError>;
 }

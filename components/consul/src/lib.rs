@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use outrigger_components_api::metadata::Asked;
 use outrigger_components_api::name_resolution::{InstanceInfo, ResolveRequest, Resolver, ResolverFactory};
 use outrigger_components_api::registry::Registry;
 use outrigger_components_api::{ComponentError, InitError};
@@ -45,6 +46,10 @@ struct Factory;
 
 #[async_trait]
 impl ResolverFactory for Factory {
+    fn options(&self) -> Vec<Asked> {
+        schema::options()
+    }
+
     async fn create(&self, info: InstanceInfo) -> Result<Arc<dyn Resolver>, InitError> {
         Ok(Arc::new(Consul::start(info).await?))
     }

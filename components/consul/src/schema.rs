@@ -1,7 +1,10 @@
 //! The members that a configuration may have. Names are read in any case and sent to Consul in its own spelling; an
 //! unknown one is an error, as in Dapr.
 
+use outrigger_components_api::metadata::{Asked, OptionType};
 use serde_json::{Map, Value};
+
+use crate::settings::{ADDRESS, PORT_KEY};
 
 /// What stands in a member.
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +148,42 @@ const EXPOSED: &[Member] = &[
     ("Protocol", Plain),
     ("ParsedFromCheck", Plain),
 ];
+
+/// The members for the reference page, those of the client and of questions with theirs. Others are handed on to Consul.
+pub(crate) fn options() -> Vec<Asked> {
+    let mut options = Vec::new();
+    for (name, kind) in CONFIGURATION {
+        options.push(option(name));
+        if let ("Client" | "QueryOptions", Object(members)) = (*name, kind) {
+            for (below, kind) in *members {
+                options.push(option(&format!("{name}.{below}")));
+                if let ("TLSConfig", Object(members)) = (*below, kind) {
+                    options.extend(
+                        members
+                            .iter()
+                            .map(|(last, _)| option(&format!("{name}.{below}.{last}"))),
+                    );
+                }
+            }
+        }
+    }
+    options
+}
+
+fn option(name: &str) -> Asked {
+    let (of_type, default) = match name {
+        "DaprPortMetaKey" => (OptionType::Text, PORT_KEY),
+        "UseCache" | "QueryOptions.UseCache" => (OptionType::StrictSwitch, "true"),
+        "SelfRegister" | "SelfDeregister" | "Client.TLSConfig.InsecureSkipVerify" => {
+            (OptionType::StrictSwitch, "false")
+        }
+        "Client.Address" => (OptionType::Text, ADDRESS),
+        "Client.WaitTime" => (OptionType::Duration, "5m"),
+        "Tags" => (OptionType::Texts, ""),
+        _ => (OptionType::Text, ""),
+    };
+    Asked::new(&[name], of_type, default)
+}
 
 /// The value with its members in Consul's spelling; members that are null are left out.
 ///

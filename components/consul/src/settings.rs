@@ -129,6 +129,10 @@ pub(crate) struct Settings {
     pub(crate) use_cache: bool,
 }
 
+/// The agent's address.
+pub(crate) const ADDRESS: &str = "127.0.0.1:8500";
+/// The metadata of a service that says the sidecar's port.
+pub(crate) const PORT_KEY: &str = "DAPR_PORT";
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 
 impl Settings {
@@ -171,7 +175,7 @@ impl Settings {
             ..Query::default()
         });
         let port_key = match given.dapr_port_meta_key.as_str() {
-            "" => "DAPR_PORT",
+            "" => PORT_KEY,
             key => key,
         };
         Ok(Self {
@@ -221,11 +225,7 @@ fn given(info: &InstanceInfo) -> Result<Given, InitError> {
 }
 
 fn address(address: &str, scheme: &str, secure: &str) -> Result<(String, bool), InitError> {
-    let address = if address.is_empty() {
-        "127.0.0.1:8500"
-    } else {
-        address
-    };
+    let address = if address.is_empty() { ADDRESS } else { address };
     let (scheme, host) = match address.split_once("://") {
         Some((scheme, host)) => (scheme, host),
         None if !scheme.is_empty() => (scheme, address),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Uri};
 use outrigger_client_tls::TlsSettings;
 use outrigger_components_api::InitError;
-use outrigger_components_api::metadata::{Decoder, Properties};
+use outrigger_components_api::metadata::{Decoder, OptionType, Properties};
 use outrigger_model::duration::GoDuration;
 
 const DEFAULT_MAX_BODY: u64 = 100 << 20;
@@ -32,16 +32,18 @@ impl Settings {
     pub(super) async fn read(properties: &Properties) -> Result<(Self, TlsSettings), InitError> {
         let mut decoder = Decoder::new(properties)?;
         let url = decoder.text(&["url"]).unwrap_or_default().to_owned();
-        let error_if_not_2xx = decoder.boolean(&["errorIfNot2XX"]).unwrap_or(true);
+        let error_if_not_2xx = decoder
+            .boolean(&["errorIfNot2XX"])
+            .unwrap_or(decoder.default_of("errorIfNot2XX", true));
         let timeout = decoder.duration(&["responseTimeout"]);
-        let max_body = match decoder.text(&["maxResponseBodySize"]) {
+        let max_body = match decoder.read(&["maxResponseBodySize"], OptionType::Bytes) {
             // A negative size is no quantity to our decoder: it means no limit.
             Some(text) if text.trim_start().starts_with('-') => None,
             Some(_) => decoder
                 .byte_size(&["maxResponseBodySize"])
                 .and_then(|size| u64::try_from(size.ceil_i64()?).ok())
                 .filter(|size| *size > 0),
-            None => Some(DEFAULT_MAX_BODY),
+            None => Some(decoder.default_of("maxResponseBodySize", DEFAULT_MAX_BODY)),
         };
         let text = |name| decoder.text(&[name]).filter(|text| !text.is_empty());
         let token = token(text("securityTokenHeader"), text("securityToken"))?;

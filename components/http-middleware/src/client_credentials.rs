@@ -55,7 +55,9 @@ impl ClientCredentials {
         let (id, secret, scopes) = (text("clientID"), text("clientSecret"), text("scopes"));
         let (token_url, header) = (text("tokenURL"), text("headerName"));
         let (more, filter) = (text("endpointParamsQuery"), text("pathFilter"));
-        let style = decoder.integer(&["authStyle"]).unwrap_or(0);
+        let style = decoder
+            .integer(&["authStyle"])
+            .unwrap_or(decoder.default_of("authStyle", 0));
         decoder.finish()?;
         for (name, value) in [
             ("headerName", &header),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use http::header::{COOKIE, LOCATION, SET_COOKIE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use outrigger_client_tls::TlsSettings;
-use outrigger_components_api::metadata::{Decoder, is_truthy};
+use outrigger_components_api::metadata::Decoder;
 use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, full, refuse};
 use outrigger_components_api::{InitContext, InitError};
 use outrigger_http_client::HttpClient;
@@ -44,7 +44,9 @@ impl OAuth2 {
         let decoder = Decoder::new(&context.properties)?;
         let text = |name| decoder.text(&[name]).unwrap_or_default().to_owned();
         let (auth_url, header, filter) = (text("authURL"), text("authHeaderName"), text("pathFilter"));
-        let force_https = is_truthy(&text("forceHTTPS"));
+        let force_https = decoder
+            .boolean(&["forceHTTPS"])
+            .unwrap_or(decoder.default_of("forceHTTPS", false));
         let (redirect_url, scopes) = (text("redirectURL"), text("scopes").replace(',', " "));
         let server = TokenServer {
             client: HttpClient::new(&TlsSettings::default()).map_err(|error| InitError(error.to_string()))?,

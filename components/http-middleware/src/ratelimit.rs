@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use outrigger_components_api::metadata::OptionType;
 use outrigger_components_api::middleware::{Body, HttpMiddleware, Next, RemoteAddress, refuse};
 use outrigger_components_api::{InitContext, InitError};
 use tokio::time::Instant;
@@ -55,9 +56,11 @@ impl RateLimit {
     /// # Errors
     /// It is none.
     pub fn new(context: &InitContext) -> Result<Self, InitError> {
-        let text = context.properties.get("maxRequestsPerSecond").unwrap_or_default();
+        let properties = &context.properties;
+        properties.note(&["maxRequestsPerSecond"], OptionType::Number);
+        let text = properties.get("maxRequestsPerSecond").unwrap_or_default();
         let per_second = match text {
-            "" => DEFAULT,
+            "" => properties.default_of("maxRequestsPerSecond", DEFAULT),
             text => text.parse().map_err(|_| {
                 InitError(format!(
                     "maxRequestsPerSecond {text:?} is no number: give e.g. 10 or 0.5"

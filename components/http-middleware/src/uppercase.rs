@@ -19,7 +19,10 @@ pub struct Uppercase {
 impl Uppercase {
     /// Reads `direction`: `request` (default), `response` or `both`.
     pub fn new(context: &InitContext) -> Self {
-        let direction = context.properties.get("direction").unwrap_or("request");
+        let direction = context
+            .properties
+            .get("direction")
+            .unwrap_or(context.properties.default_of("direction", "request"));
         let is = |name: &str| direction.eq_ignore_ascii_case(name);
         Self {
             request: !is("response"),

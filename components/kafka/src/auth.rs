@@ -4,6 +4,24 @@ use krafka::auth::oidc::{ClientCredentials, OidcTokenProvider};
 use krafka::auth::{AuthConfig, TlsConfig};
 use outrigger_components_api::metadata::Decoder;
 
+/// Options of some of the types only.
+const CONDITIONAL: [&str; 8] = [
+    "saslUsername",
+    "saslPassword",
+    "saslMechanism",
+    "oidcTokenEndpoint",
+    "oidcClientID",
+    "oidcClientSecret",
+    "oidcScopes",
+    "oidcExtensions",
+];
+/// What belongs to `awsiam`, and its names of old.
+const AWS: [(&str, &str); 3] = [
+    ("awsAccessKey", "accessKey"),
+    ("awsSecretKey", "secretKey"),
+    ("awsRegion", "region"),
+];
+
 /// Reads `authType` and what belongs to it.
 ///
 /// # Errors
@@ -11,6 +29,9 @@ use outrigger_components_api::metadata::Decoder;
 pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
     let text = |name: &str| decoder.text(&[name]).filter(|text| !text.is_empty());
     let need = |name: &str| text(name).ok_or_else(|| format!("missing {name}"));
+    let either = |(name, alias): (&str, &str)| {
+        text(name).map_or_else(|| need(alias).map_err(|_| format!("missing {name}")), Ok)
+    };
     let kind = match (text("authType"), decoder.text(&["authRequired"])) {
         (Some(kind), _) => kind.to_lowercase(),
         // What was before authType.
@@ -21,8 +42,17 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
         },
         (None, None) => return Err("missing 'authType' attribute, e.g. authType: none".to_owned()),
     };
+    // Asked for whatever the type is, so that the page of options has them.
+    for name in CONDITIONAL {
+        decoder.text(&[name]);
+    }
+    for (name, alias) in AWS {
+        decoder.text(&[name, alias]);
+    }
     let tls = tls(decoder)?;
-    let disabled = decoder.boolean(&["disableTls"]).unwrap_or(false);
+    let disabled = decoder
+        .boolean(&["disableTls"])
+        .unwrap_or(decoder.default_of("disableTls", false));
     let with_tls = |auth: AuthConfig| {
         if disabled {
             auth
@@ -30,12 +60,14 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
             auth.with_tls(tls.clone())
         }
     };
+    let mechanism = text("saslMechanism").unwrap_or(decoder.default_of("saslMechanism", "PLAINTEXT"));
+    let scopes = text("oidcScopes").unwrap_or(decoder.default_of("oidcScopes", "openid"));
     match kind.as_str() {
         "none" => Ok(AuthConfig::plaintext()),
         "password" => {
             let user = need("saslUsername").map_err(|e| format!("kafka error: {e}"))?;
             let password = need("saslPassword").map_err(|e| format!("kafka error: {e}"))?;
-            let auth = match text("saslMechanism").unwrap_or("PLAINTEXT") {
+            let auth = match mechanism {
                 "SHA-256" => AuthConfig::sasl_scram_sha256(user, password),
                 "SHA-512" => AuthConfig::sasl_scram_sha512(user, password),
                 "PLAINTEXT" | "PLAIN" => AuthConfig::sasl_plain(user, password),
@@ -57,7 +89,7 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
             let credentials = ClientCredentials::secret(need("oidcClientID")?, need("oidcClientSecret")?);
             let mut provider =
                 OidcTokenProvider::builder(need("oidcTokenEndpoint")?).credentials(credentials);
-            let scopes = text("oidcScopes").unwrap_or("openid").replace(',', " ");
+            let scopes = scopes.replace(',', " ");
             provider = provider.scope(scopes);
             if let Some(extensions) = text("oidcExtensions") {
                 let parsed = outrigger_gojson::parse(extensions.as_bytes())
@@ -75,9 +107,9 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
             Ok(with_tls(AuthConfig::sasl_oauthbearer_provider(provider)))
         }
         "awsiam" => Ok(with_tls(AuthConfig::aws_msk_iam(
-            need("awsAccessKey").or_else(|_| need("accessKey"))?,
-            need("awsSecretKey").or_else(|_| need("secretKey"))?,
-            need("awsRegion").or_else(|_| need("region"))?,
+            either(AWS[0])?,
+            either(AWS[1])?,
+            either(AWS[2])?,
         ))),
         "oidc_private_key_jwt" => {
             Err("authType oidc_private_key_jwt is not supported by this build; use oidc".to_owned())

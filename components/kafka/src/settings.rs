@@ -77,10 +77,12 @@ impl Settings {
             .ok_or_else(|| refuse("missing 'brokers' attribute, e.g. brokers: localhost:9092".to_owned()))?
             .to_owned();
         let consumer_id = text("consumerID").unwrap_or(&context.app_id);
+        decoder.default_of("consumerID", "the app id");
+        decoder.default_of("consumerGroup", "`consumerID`");
         let group = text("consumerGroup").unwrap_or(consumer_id).to_owned();
         let client_id = text("clientId")
             .or_else(|| text("clientID"))
-            .unwrap_or("sarama")
+            .unwrap_or(decoder.default_of("clientId", "sarama"))
             .to_owned();
         if let Some(version) = text("version") {
             check_version(version).map_err(refuse)?;
@@ -98,7 +100,7 @@ impl Settings {
             decoder
                 .duration(&[name])
                 .and_then(|given| given.positive())
-                .unwrap_or(Duration::from_secs(default))
+                .unwrap_or(decoder.default_of(name, Duration::from_secs(default)))
         };
         let settings = Self {
             dial_timeout: duration("dialTimeout", 30),
@@ -141,7 +143,7 @@ fn check_version(version: &str) -> Result<(), String> {
 fn producing(decoder: &mut Decoder<'_>) -> Result<Producing, String> {
     let compression = match decoder
         .text(&["compression"])
-        .unwrap_or("none")
+        .unwrap_or(decoder.default_of("compression", "none"))
         .to_lowercase()
         .as_str()
     {
@@ -163,7 +165,7 @@ fn producing(decoder: &mut Decoder<'_>) -> Result<Producing, String> {
     };
     let acks = match decoder
         .text(&["producerRequiredAcks"])
-        .unwrap_or("all")
+        .unwrap_or(decoder.default_of("producerRequiredAcks", "all"))
         .to_lowercase()
         .as_str()
     {
@@ -199,7 +201,7 @@ fn consuming(
 ) -> Result<Result<Consuming, String>, InitError> {
     let initial_offset = match decoder
         .text(&["initialOffset"])
-        .unwrap_or("newest")
+        .unwrap_or(decoder.default_of("initialOffset", "newest"))
         .to_lowercase()
         .as_str()
     {
@@ -213,7 +215,7 @@ fn consuming(
     };
     let strategy = match decoder
         .text(&["consumerGroupRebalanceStrategy"])
-        .unwrap_or("range")
+        .unwrap_or(decoder.default_of("consumerGroupRebalanceStrategy", "range"))
         .to_lowercase()
         .as_str()
     {
@@ -232,7 +234,7 @@ fn consuming(
             .integer(&[name])
             .and_then(|bytes| i32::try_from(bytes).ok())
             .filter(|bytes| *bytes > 0)
-            .unwrap_or(default)
+            .unwrap_or(decoder.default_of(name, default))
     };
     let (fetch_min, fetch_default) = (size("consumerFetchMin", 1), size("consumerFetchDefault", 1 << 20));
     let buffer = size("channelBufferSize", 256);
@@ -240,7 +242,7 @@ fn consuming(
         decoder
             .duration(&[name])
             .and_then(GoDuration::positive)
-            .unwrap_or(Duration::from_secs(default))
+            .unwrap_or(decoder.default_of(name, Duration::from_secs(default)))
     };
     Ok(Ok(Consuming {
         initial_offset,
@@ -250,7 +252,9 @@ fn consuming(
         fetch_default,
         buffer: usize::try_from(buffer).unwrap_or(256),
         strategy,
-        escape_headers: decoder.boolean(&["escapeHeaders"]).unwrap_or(false),
+        escape_headers: decoder
+            .boolean(&["escapeHeaders"])
+            .unwrap_or(decoder.default_of("escapeHeaders", false)),
         read_pause: read_pause(context)?,
         retry,
     }))
@@ -262,20 +266,22 @@ fn read_pause(context: &InitContext) -> Result<Duration, InitError> {
     let interval = strict
         .duration("consumeRetryInterval")
         .and_then(GoDuration::positive)
-        .unwrap_or(Duration::from_millis(100));
+        .unwrap_or(strict.default_of("consumeRetryInterval", Duration::from_millis(100)));
     strict.finish()?;
     Ok(interval)
 }
 
 /// How a record that failed is tried again: the `backOff…` settings, with the defaults of Dapr's retries.
 fn retry(decoder: &mut Decoder<'_>, by_default: bool) -> Option<Retry> {
-    let is_enabled = decoder.boolean(&["consumeRetryEnabled"]).unwrap_or(by_default);
+    let is_enabled = decoder
+        .boolean(&["consumeRetryEnabled"])
+        .unwrap_or(decoder.default_of("consumeRetryEnabled", by_default));
     let grows = decoder
         .text(&["backOffPolicy"])
         .is_some_and(|policy| policy.eq_ignore_ascii_case("exponential"));
     let mut pause = |name: &str, default: Duration| {
         let given = decoder.duration(&[name]).and_then(GoDuration::positive);
-        given.unwrap_or(default)
+        given.unwrap_or(decoder.default_of(name, default))
     };
     let first = pause("backOffInitialInterval", Duration::from_millis(500));
     let constant = pause("backOffDuration", Duration::from_secs(5));

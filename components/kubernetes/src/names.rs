@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use outrigger_components_api::metadata::{Asked, OptionType};
 use outrigger_components_api::name_resolution::{InstanceInfo, ResolveRequest, Resolver, ResolverFactory};
 use outrigger_components_api::{ComponentError, InitError};
 
 use crate::template::Template;
 
+const CLUSTER_DOMAIN: &str = "cluster.local";
 /// How long DNS may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -16,6 +18,14 @@ pub(crate) struct Factory;
 
 #[async_trait]
 impl ResolverFactory for Factory {
+    fn options(&self) -> Vec<Asked> {
+        let default = service_of(CLUSTER_DOMAIN);
+        vec![
+            Asked::new(&["clusterDomain"], OptionType::Text, CLUSTER_DOMAIN),
+            Asked::new(&["template"], OptionType::Text, &default),
+        ]
+    }
+
     async fn create(&self, info: InstanceInfo) -> Result<Arc<dyn Resolver>, InitError> {
         let option = |name: &str| {
             let configuration = info.configuration.as_ref()?;
@@ -26,15 +36,17 @@ impl ResolverFactory for Factory {
         };
         let template = match option("template") {
             Some(text) => text.to_owned(),
-            None => {
-                let domain = option("clusterDomain").unwrap_or("cluster.local");
-                format!("{{{{.ID}}}}-dapr.{{{{.Namespace}}}}.svc.{domain}:{{{{.Port}}}}")
-            }
+            None => service_of(option("clusterDomain").unwrap_or(CLUSTER_DOMAIN)),
         };
         let template = Template::parse(&template)
             .map_err(|error| InitError(format!("spec.nameResolution.configuration.template: {error}")))?;
         Ok(Arc::new(Services { template }))
     }
+}
+
+/// The template of the Services that the operator keeps.
+fn service_of(domain: &str) -> String {
+    format!("{{{{.ID}}}}-dapr.{{{{.Namespace}}}}.svc.{domain}:{{{{.Port}}}}")
 }
 
 struct Services {

@@ -30,8 +30,10 @@ impl FileSecrets {
         let separator = decoder
             .text(&["nestedSeparator"])
             .filter(|text| !text.is_empty())
-            .unwrap_or(":");
-        let multi_valued = decoder.boolean(&["multiValued"]).unwrap_or(false);
+            .unwrap_or(decoder.default_of("nestedSeparator", ":"));
+        let multi_valued = decoder
+            .boolean(&["multiValued"])
+            .unwrap_or(decoder.default_of("multiValued", false));
         decoder.finish()?;
         if path.is_empty() {
             return Err(InitError::new("missing local secrets file in metadata"));

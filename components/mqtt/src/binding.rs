@@ -16,6 +16,8 @@ use outrigger_components_api::{ComponentError, InitContext, InitError, RequestMe
 
 use crate::pubsub::Mqtt;
 
+/// A binding's messages have this one, whatever `qos` says.
+const QOS: u8 = 1;
 const PUBLISH_TRIES: u32 = 4;
 const PUBLISH_PAUSE: Duration = Duration::from_millis(200);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -55,18 +57,20 @@ impl MqttBinding {
                 .ok_or_else(|| InitError(format!("missing {name}")))
         };
         let (topic, consumer_id) = (need("topic")?, need("consumerID")?);
-        let retries = decoder.integer(&["backOffMaxRetries"]).unwrap_or(0);
+        let retries = decoder
+            .integer(&["backOffMaxRetries"])
+            .unwrap_or(decoder.default_of("backOffMaxRetries", 0));
         decoder.finish()?;
         let mut own = context.clone();
-        own.properties = context
+        let pairs = context
             .properties
             .iter()
             .filter(|(name, _)| !["consumerid", "qos"].contains(&name.to_lowercase().as_str()))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .chain([("consumerID".to_owned(), format!("{consumer_id}-{role}"))])
-            .collect();
+            .chain([("consumerID".to_owned(), format!("{consumer_id}-{role}"))]);
+        own.properties = context.properties.replaced(pairs);
         Ok(Self {
-            mqtt: Mqtt::connect(&own).await?,
+            mqtt: Mqtt::connect_with(&own, Some(QOS)).await?,
             topic,
             retries: u32::try_from(retries).ok(),
         })

@@ -41,7 +41,12 @@ impl Mqtt {
     /// # Errors
     /// Names the wrong setting, or why the broker cannot be used.
     pub async fn connect(context: &InitContext) -> Result<Self, InitError> {
-        let settings = Arc::new(Settings::decode(context)?);
+        Self::connect_with(context, None).await
+    }
+
+    /// The same with a quality of service that no setting changes.
+    pub(crate) async fn connect_with(context: &InitContext, qos: Option<u8>) -> Result<Self, InitError> {
+        let settings = Arc::new(Settings::decode(context, qos)?);
         let failed = |error: String| InitError(format!("failed to establish connection to broker: {error}"));
         let tls = settings
             .tls

@@ -18,11 +18,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads and checks all settings.
+    /// Reads and checks all settings; a fixed quality of service is not asked for.
     ///
     /// # Errors
     /// Names the wrong one.
-    pub(crate) fn decode(context: &InitContext) -> Result<Self, InitError> {
+    pub(crate) fn decode(context: &InitContext, fixed_qos: Option<u8>) -> Result<Self, InitError> {
         let mut decoder = Decoder::new(&context.properties)?;
         let text = |name: &str| {
             decoder
@@ -48,9 +48,17 @@ impl Settings {
             identity: certificate.zip(key),
             verify: Verify::Full,
         });
-        let retain = decoder.boolean(&["retain"]).unwrap_or(false);
-        let clean_session = decoder.boolean(&["cleanSession"]).unwrap_or(false);
-        let qos = decoder.unsigned(&["qos"], 255).unwrap_or(1);
+        let flag = |name: &str| {
+            let given = decoder.boolean(&[name]);
+            given.unwrap_or(decoder.default_of(name, false))
+        };
+        let (retain, clean_session) = (flag("retain"), flag("cleanSession"));
+        let qos = match fixed_qos {
+            Some(fixed) => fixed.into(),
+            None => decoder
+                .unsigned(&["qos"], 255)
+                .unwrap_or(decoder.default_of("qos", 1)),
+        };
         decoder.finish()?;
         if qos > 2 {
             return Err(refuse(format!("invalid qos {qos}: use 0, 1 or 2")));
@@ -73,7 +81,7 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_named() {
-        let decode = |pairs: [(&str, &str); 3]| Settings::decode(&init_context("m", pairs));
+        let decode = |pairs: [(&str, &str); 3]| Settings::decode(&init_context("m", pairs), None);
         for (pairs, text) in [
             ([("a", ""), ("b", ""), ("consumerID", "x")], "missing url"),
             ([("url", "mqtt://h"), ("b", ""), ("c", "")], "missing consumerID"),

@@ -6,6 +6,7 @@ mod structured;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use outrigger_components_api::metadata::{Asked, OptionType};
 use outrigger_components_api::name_resolution::{InstanceInfo, ResolveRequest, Resolver, ResolverFactory};
 use outrigger_components_api::registry::Registry;
 use outrigger_components_api::{ComponentError, InitError};
@@ -26,6 +27,10 @@ struct Factory;
 
 #[async_trait]
 impl ResolverFactory for Factory {
+    fn options(&self) -> Vec<Asked> {
+        vec![Asked::new(&["format"], OptionType::Text, "")]
+    }
+
     async fn create(&self, info: InstanceInfo) -> Result<Arc<dyn Resolver>, InitError> {
         let format = info
             .configuration

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_components_api::metadata::{Decoder, Properties};
+use outrigger_components_api::metadata::{Asked, Decoder, OptionType, Properties};
 use outrigger_components_api::name_resolution::{InstanceInfo, ResolveRequest, Resolver, ResolverFactory};
 use outrigger_components_api::{ComponentError, InitError};
 use outrigger_gojson::Value;
@@ -20,6 +20,13 @@ pub(crate) struct Factory;
 
 #[async_trait]
 impl ResolverFactory for Factory {
+    fn options(&self) -> Vec<Asked> {
+        let names = ["structuredType", "stringValue", "filePath"];
+        names
+            .map(|name| Asked::new(&[name], OptionType::Text, ""))
+            .to_vec()
+    }
+
     async fn create(&self, info: InstanceInfo) -> Result<Arc<dyn Resolver>, InitError> {
         Ok(Arc::new(Structured::read(info.configuration.as_ref()).await?))
     }

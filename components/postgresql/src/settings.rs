@@ -50,8 +50,11 @@ impl Settings {
         let max_conns = decoder.integer(&["maxConns"]);
         let idle = decoder.duration(&["connectionMaxIdleTime", "connMaxIdleTime"]);
         let mode = decoder.text(&["queryExecMode"]).unwrap_or_default().to_owned();
-        let azure = decoder.boolean(&["useAzureAD"]).unwrap_or(false);
-        let aws = decoder.boolean(&["useAWSIAM"]).unwrap_or(false);
+        let flag = |name: &str| {
+            let given = decoder.boolean(&[name]);
+            given.unwrap_or(decoder.default_of(name, false))
+        };
+        let (azure, aws) = (flag("useAzureAD"), flag("useAWSIAM"));
         let text = decoder.text(&["connectionString", "url"]).unwrap_or_default();
         let parts: Vec<(&str, String)> = WORDS
             .iter()
@@ -79,8 +82,11 @@ impl Settings {
             Ok(target) => target,
             Err(error) => return Ok(Err(bad(error))),
         };
+        let default = decoder.default_of("timeout", TIMEOUT);
+        decoder.default_of("maxConns", "the number of processors, at least 4");
+        decoder.default_of("queryExecMode", "cache_statement");
         let timeout = match timeout {
-            None => TIMEOUT,
+            None => default,
             Some(given) => match given.to_std().filter(|given| *given >= Duration::from_secs(1)) {
                 Some(given) => given,
                 None => {
@@ -116,7 +122,7 @@ impl Settings {
             max_idle_time: idle
                 .and_then(|idle| idle.positive())
                 .or(target.pool.max_idle_time)
-                .unwrap_or(MAX_IDLE_TIME),
+                .unwrap_or(decoder.default_of("connectionMaxIdleTime", MAX_IDLE_TIME)),
             max_lifetime: target.pool.max_lifetime.unwrap_or(MAX_LIFETIME),
             cache_statements,
             target,
@@ -134,7 +140,7 @@ fn default_conns() -> usize {
 /// # Errors
 /// Names the setting if something else could hide in it.
 pub(crate) fn identifier(decoder: &Decoder<'_>, name: &str, default: &str) -> Result<String, InitError> {
-    let given = decoder.text(&[name]).unwrap_or(default);
+    let given = decoder.text(&[name]).unwrap_or(decoder.default_of(name, default));
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"' | '$');
     if given.chars().all(is_plain) && (default.is_empty() || !given.is_empty()) {
         return Ok(given.to_owned());

@@ -73,7 +73,7 @@ impl PostgresState {
         let names = ["cleanupInterval", "cleanupIntervalInSeconds"];
         let given = decoder.text(&names);
         let interval = match (given, decoder.duration(&names)) {
-            (None | Some(""), _) => Some(CLEANUP_INTERVAL),
+            (None | Some(""), _) => Some(decoder.default_of("cleanupInterval", CLEANUP_INTERVAL)),
             (Some(_), interval) => interval.and_then(|interval| interval.positive()),
         };
         let settings = Settings::decode(&mut decoder, context)?;

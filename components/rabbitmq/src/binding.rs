@@ -16,7 +16,7 @@ use outrigger_components_api::bindings::{
 };
 use outrigger_components_api::metadata::{Decoder, request};
 use outrigger_components_api::pubsub::{HandlerError, Subscription};
-use outrigger_components_api::{ComponentError, InitContext, InitError, RequestMetadata};
+use outrigger_components_api::{ComponentError, InitContext, InitError};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -71,10 +71,15 @@ impl RabbitBinding {
         let mut decoder = Decoder::new(&context.properties)?;
         let connection = Connection::decode(&mut decoder, Duration::from_secs(5));
         let name = decoder.text(&["queueName"]).unwrap_or_default().to_owned();
-        let flag = |name: &str| decoder.boolean(&[name]).unwrap_or(false);
+        let flag = |name: &str| {
+            let given = decoder.boolean(&[name]);
+            given.unwrap_or(decoder.default_of(name, false))
+        };
         let (durable, delete_when_unused, exclusive) =
             (flag("durable"), flag("deleteWhenUnused"), flag("exclusive"));
-        let prefetch = decoder.unsigned(&["prefetchCount"], 65_535).unwrap_or(0);
+        let prefetch = decoder
+            .unsigned(&["prefetchCount"], 65_535)
+            .unwrap_or(decoder.default_of("prefetchCount", 0));
         let max_priority = decoder
             .unsigned(&["maxPriority"], u64::MAX)
             .filter(|priority| *priority > 0)
@@ -84,13 +89,8 @@ impl RabbitBinding {
             return Err(InitError::new("rabbitMQ error: missing queueName"));
         }
         short("queueName", &name).map_err(InitError)?;
-        let properties: RequestMetadata = context
-            .properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        let ttl =
-            request::ttl(&properties).map_err(|error| InitError(format!("failed to parse TTL: {error}")))?;
+        let ttl = request::component_ttl(&context.properties)
+            .map_err(|error| InitError(format!("failed to parse TTL: {error}")))?;
         let binding = Self {
             link: Arc::new(Link::new(context, connection?)?),
             queue: Arc::new(Queue {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use amqprs::FieldTable;
 use outrigger_client_tls::{TlsSettings, Verify};
-use outrigger_components_api::metadata::{Decoder, request};
-use outrigger_components_api::{InitContext, InitError, RequestMetadata};
+use outrigger_components_api::metadata::{Decoder, OptionType, request};
+use outrigger_components_api::{InitContext, InitError};
 
 use crate::uri::Address;
 
@@ -62,10 +62,9 @@ impl Connection {
                 "rabbitmq pub/sub error: invalid connectionString: {error}"
             ))
         };
-        let address = match given {
-            Some(text) => Address::parse(text).map_err(refuse)?,
-            None => parts(decoder).map_err(refuse)?,
-        };
+        // Asked for in any case, so that the page of options has them.
+        let parts = parts(decoder);
+        let address = given.map_or(parts, Address::parse).map_err(refuse)?;
         let text = |name: &str| {
             decoder
                 .text(&[name])
@@ -80,7 +79,7 @@ impl Connection {
         });
         let sasl_external = decoder
             .boolean(&["saslExternal", "externalSasl"])
-            .unwrap_or(false);
+            .unwrap_or(decoder.default_of("saslExternal", false));
         let client_name = text("clientName");
         Ok(Self {
             address,
@@ -90,11 +89,11 @@ impl Connection {
             heartbeat: decoder
                 .duration(&["heartBeat"])
                 .and_then(|given| given.positive())
-                .unwrap_or(Duration::from_secs(10)),
+                .unwrap_or(decoder.default_of("heartBeat", Duration::from_secs(10))),
             reconnect_wait: decoder
                 .duration(&["reconnectWaitSeconds", "reconnectWaitInSeconds", "reconnectWait"])
                 .and_then(|given| given.to_std())
-                .unwrap_or(default_wait),
+                .unwrap_or(decoder.default_of("reconnectWaitSeconds", default_wait)),
         })
     }
 }
@@ -102,17 +101,17 @@ impl Connection {
 fn parts(decoder: &Decoder<'_>) -> Result<Address, String> {
     let text = |name: &str, default: &str| {
         let given = decoder.text(&[name]).filter(|text| !text.is_empty());
-        given.unwrap_or(default).to_owned()
+        given.unwrap_or(decoder.default_of(name, default)).to_owned()
     };
+    let (user, password) = (text("username", ""), text("password", ""));
     let mut address = Address::parse(&format!(
         "{}://{}",
         text("protocol", "amqp"),
         text("hostname", "localhost")
     ))?;
-    let user = text("username", "");
     if !user.is_empty() {
         address.user = user;
-        address.password = text("password", "");
+        address.password = password;
     }
     Ok(address)
 }
@@ -125,13 +124,16 @@ impl Options {
     pub(crate) fn decode(context: &InitContext) -> Result<Self, InitError> {
         let mut decoder = Decoder::new(&context.properties)?;
         let connection = Connection::decode(&mut decoder, Duration::from_secs(3));
-        let mut count = |name: &str, max: u64| decoder.unsigned(&[name], max).unwrap_or(0);
+        let mut count = |name: &str, max: u64| {
+            let given = decoder.unsigned(&[name], max);
+            given.unwrap_or(decoder.default_of(name, 0))
+        };
         let delivery_mode = count("deliveryMode", 255);
         let prefetch = u16::try_from(count("prefetchCount", 255)).unwrap_or(255);
         let max_len = count("maxLen", i64::MAX.unsigned_abs());
         let max_len_bytes = count("maxLenBytes", i64::MAX.unsigned_abs());
-        let flag = |name: &str, default: bool| match decoder.text(&[name]) {
-            None | Some("") => default,
+        let flag = |name: &str, default: bool| match decoder.read(&[name], OptionType::Switch) {
+            None | Some("") => decoder.default_of(name, default),
             Some(_) => decoder.boolean(&[name]).unwrap_or(default),
         };
         let (durable, delete_when_unused) = (flag("durable", true), flag("deletedWhenUnused", true));
@@ -141,9 +143,12 @@ impl Options {
         let exchange_kind = decoder
             .text(&["exchangeKind"])
             .filter(|kind| !kind.is_empty())
-            .unwrap_or("fanout")
+            .unwrap_or(decoder.default_of("exchangeKind", "fanout"))
             .to_owned();
-        let single = match decoder.text(&["concurrencyMode"]).unwrap_or("parallel") {
+        let single = match decoder
+            .text(&["concurrencyMode"])
+            .unwrap_or(decoder.default_of("concurrencyMode", "parallel"))
+        {
             "" | "parallel" => false,
             "single" => true,
             other => {
@@ -164,12 +169,7 @@ impl Options {
                 "rabbitmq pub/sub error: invalid RabbitMQ exchange kind {exchange_kind}"
             )));
         }
-        let properties: RequestMetadata = context
-            .properties
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        let default_ttl = request::ttl(&properties).map_err(|error| {
+        let default_ttl = request::component_ttl(&context.properties).map_err(|error| {
             InitError(format!(
                 "rabbitmq pub/sub error: parse RabbitMQ ttl metadata with error: {error}"
             ))

@@ -53,7 +53,7 @@ impl Options {
         let mut millis = |name: &str, default: u64| {
             strict
                 .duration(name)
-                .map_or(Duration::from_millis(default), |given| {
+                .map_or(strict.default_of(name, Duration::from_millis(default)), |given| {
                     given.to_std().unwrap_or_default()
                 })
         };
@@ -65,7 +65,7 @@ impl Options {
             // For ever would never notice a connection that died silently.
             .unwrap_or(Duration::from_secs(10));
         let mut count = |name: &str, default: u64| {
-            let given = strict.unsigned(name).unwrap_or(default);
+            let given = strict.unsigned(name).unwrap_or(strict.default_of(name, default));
             if given == 0 {
                 warn!(component = %context.name, setting = name, "0 would deliver nothing; using 1");
             }

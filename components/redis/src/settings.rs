@@ -87,39 +87,50 @@ impl Settings {
             Purpose::State | Purpose::Lock => legacy_pause(&mut strict).unwrap_or(Duration::from_secs(2)),
             Purpose::PubSub | Purpose::Other => Duration::from_millis(8),
         };
+        let retries = strict.default_of("redisMaxRetries", 3);
         let mut settings = Self {
             hosts: Vec::new(),
             username: strict.string("redisUsername"),
             password: strict.string("redisPassword"),
-            database: strict.integer("redisDB").unwrap_or(0),
+            database: strict
+                .integer("redisDB")
+                .unwrap_or(strict.default_of("redisDB", 0)),
             tls: Tls::decode(&mut strict),
             sentinel: Sentinel::decode(&mut strict),
-            cluster: strict.text("redisType") == Some("cluster"),
+            cluster: strict
+                .text("redisType")
+                .unwrap_or(strict.default_of("redisType", "node"))
+                == "cluster",
             dial_timeout: strict
                 .duration("dialTimeout")
                 .and_then(GoDuration::positive)
-                .unwrap_or(Duration::from_secs(5)),
+                .unwrap_or(strict.default_of("dialTimeout", Duration::from_secs(5))),
             read_timeout: match strict.duration("readTimeout") {
                 Some(given) if given < GoDuration::ZERO => None,
                 given => Some(
                     given
                         .and_then(GoDuration::positive)
-                        .unwrap_or(Duration::from_secs(3)),
+                        .unwrap_or(strict.default_of("readTimeout", Duration::from_secs(3))),
                 ),
             },
-            retries: match strict
-                .integer("redisMaxRetries")
-                .or_else(|| strict.integer("maxRetries"))
-            {
-                None | Some(0) => 3,
+            retries: match first(strict.integer("redisMaxRetries"), strict.integer("maxRetries")) {
+                None | Some(0) => retries,
                 Some(given) => u32::try_from(given).unwrap_or(0),
             },
-            min_retry_interval: interval(strict.duration("redisMinRetryInterval"), first_pause),
-            max_retry_interval: interval(strict.duration("redisMaxRetryInterval"), Duration::from_secs(2)),
+            min_retry_interval: interval(
+                strict.duration("redisMinRetryInterval"),
+                strict.default_of("redisMinRetryInterval", first_pause),
+            ),
+            max_retry_interval: interval(
+                strict.duration("redisMaxRetryInterval"),
+                strict.default_of("redisMaxRetryInterval", Duration::from_secs(2)),
+            ),
         };
         check_unused(&mut strict);
         let unsupported = unsupported(&mut strict);
-        let host = strict.text("redisHost").unwrap_or_default();
+        let host = strict
+            .text("redisHost")
+            .unwrap_or(strict.default_of("redisHost", "localhost"));
         strict.finish()?;
         settings.hosts = hosts(host, port)?;
         if let Some(what) = unsupported {
@@ -152,8 +163,11 @@ impl Settings {
 
 impl Tls {
     fn decode(strict: &mut Strict<'_>) -> Option<Self> {
-        let enabled = strict.boolean("enableTLS").unwrap_or(false);
-        let insecure = strict.boolean("insecureSkipTLSVerify").unwrap_or(false);
+        let mut flag = |name: &str| {
+            let given = strict.boolean(name);
+            given.unwrap_or(strict.default_of(name, false))
+        };
+        let (enabled, insecure) = (flag("enableTLS"), flag("insecureSkipTLSVerify"));
         let (certificate, key) = (strict.string("clientCert"), strict.string("clientKey"));
         enabled.then(|| Self {
             insecure,
@@ -164,12 +178,15 @@ impl Tls {
 
 impl Sentinel {
     fn decode(strict: &mut Strict<'_>) -> Option<Self> {
-        let failover = strict.boolean("failover").unwrap_or(false);
-        failover.then(|| Self {
+        let failover = strict
+            .boolean("failover")
+            .unwrap_or(strict.default_of("failover", false));
+        let sentinel = Self {
             master: strict.string("sentinelMasterName"),
             username: strict.string("sentinelUsername"),
             password: strict.string("sentinelPassword"),
-        })
+        };
+        failover.then_some(sentinel)
     }
 }
 
@@ -210,6 +227,11 @@ fn legacy_pause(strict: &mut Strict<'_>) -> Option<Duration> {
         .map(GoDuration::from_nanos);
     // Nothing, as for those that have a name of today.
     given.map(|pause| interval(Some(pause), Duration::from_millis(8)))
+}
+
+/// Both are asked for, so that the page of options has them.
+fn first<T>(name_of_today: Option<T>, name_of_old: Option<T>) -> Option<T> {
+    name_of_today.or(name_of_old)
 }
 
 /// Negative: no pause.

@@ -38,14 +38,16 @@ pub(super) fn read(properties: &Properties) -> Result<(Server, Mail), InitError>
         bcc: text("emailBCC"),
         subject: text("subject"),
         priority: match decoder.text(&["priority"]).filter(|text| !text.is_empty()) {
-            None => DEFAULT_PRIORITY,
+            None => decoder.default_of("priority", DEFAULT_PRIORITY),
             Some(text) => {
                 priority(text).map_err(|error| InitError(format!("smtp binding error: {error}")))?
             }
         },
     };
     let port = decoder.unsigned(&["port"], u64::from(u16::MAX)).unwrap_or(0);
-    let skip_verify = decoder.boolean(&["skipTLSVerify"]).unwrap_or(false);
+    let skip_verify = decoder
+        .boolean(&["skipTLSVerify"])
+        .unwrap_or(decoder.default_of("skipTLSVerify", false));
     decoder.finish()?;
     let port = u16::try_from(port).unwrap_or(0);
     if host.is_empty() || port == 0 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outrigger_components_api::metadata::{Decoder, Properties};
+use outrigger_components_api::metadata::{Asked, Decoder, Properties};
 use outrigger_components_api::name_resolution::{InstanceInfo, ResolveRequest, Resolver, ResolverFactory};
 use outrigger_components_api::state::StateError;
 use outrigger_components_api::{ComponentError, InitError};
@@ -29,6 +29,14 @@ pub struct SqliteResolverFactory;
 
 #[async_trait]
 impl ResolverFactory for SqliteResolverFactory {
+    fn options(&self) -> Vec<Asked> {
+        let mut properties = Properties::default();
+        let record = properties.recorded();
+        // It fails for want of a connection string, and has asked for all by then.
+        drop(Given::read(&properties));
+        record.asked()
+    }
+
     async fn create(&self, info: InstanceInfo) -> Result<Arc<dyn Resolver>, InitError> {
         Ok(Arc::new(SqliteResolver::open(info).await?))
     }
@@ -42,6 +50,44 @@ pub struct SqliteResolver {
     /// Seconds after which a row that was not renewed counts as gone.
     lifetime: u64,
     registration: Arc<Registration>,
+}
+
+/// What the configuration says.
+struct Given {
+    table: String,
+    metadata_table: String,
+    update: Duration,
+    /// `None` = never.
+    cleanup: Option<Duration>,
+    connection: Result<Connection, InitError>,
+}
+
+impl Given {
+    fn read(properties: &Properties) -> Result<Self, InitError> {
+        let mut decoder = Decoder::new(properties)?;
+        let table = identifier(&decoder, "tableName", "hosts")?;
+        let metadata_table = identifier(&decoder, "metadataTableName", "metadata")?;
+        let (seconds, hour) = (Duration::from_secs(5), Duration::from_secs(3600));
+        let update = decoder
+            .duration(&["updateInterval"])
+            .map_or(decoder.default_of("updateInterval", seconds), |given| {
+                given.to_std().unwrap_or_default()
+            });
+        let cleanup = decoder
+            .duration(&["cleanupInterval", "cleanupIntervalInSeconds"])
+            .map_or(Some(decoder.default_of("cleanupInterval", hour)), |given| {
+                given.positive()
+            });
+        let connection = Connection::decode(&mut decoder, TIMEOUT, BUSY_TIMEOUT);
+        decoder.finish()?;
+        Ok(Self {
+            table,
+            metadata_table,
+            update,
+            cleanup,
+            connection,
+        })
+    }
 }
 
 /// The own row.
@@ -70,18 +116,13 @@ impl SqliteResolver {
                 return Err(InitError::new(text));
             }
         }
-        let properties = properties(info.configuration.as_ref())?;
-        let mut decoder = Decoder::new(&properties)?;
-        let table = identifier(&decoder, "tableName", "hosts")?;
-        let metadata_table = identifier(&decoder, "metadataTableName", "metadata")?;
-        let update = decoder
-            .duration(&["updateInterval"])
-            .map_or(Duration::from_secs(5), |given| given.to_std().unwrap_or_default());
-        let cleanup = decoder
-            .duration(&["cleanupInterval", "cleanupIntervalInSeconds"])
-            .map_or(Some(Duration::from_secs(3600)), |given| given.positive());
-        let connection = Connection::decode(&mut decoder, TIMEOUT, BUSY_TIMEOUT);
-        decoder.finish()?;
+        let Given {
+            table,
+            metadata_table,
+            update,
+            cleanup,
+            connection,
+        } = Given::read(&properties(info.configuration.as_ref())?)?;
         let connection = connection?;
         if update.subsec_nanos() != 0 {
             return Err(InitError::new(

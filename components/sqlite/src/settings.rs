@@ -35,11 +35,17 @@ impl Connection {
         let text = decoder.text(&["connectionString", "url"]).unwrap_or_default();
         let timeout = decoder
             .duration(&["timeout", "timeoutInSeconds"])
-            .map_or(timeout, |given| given.to_std().unwrap_or_default());
+            .map_or(decoder.default_of("timeout", timeout), |given| {
+                given.to_std().unwrap_or_default()
+            });
         let busy_timeout = decoder
             .duration(&["busyTimeout"])
-            .map_or(busy_timeout, |given| given.to_std().unwrap_or_default());
-        let disable_wal = decoder.boolean(&["disableWAL"]).unwrap_or(false);
+            .map_or(decoder.default_of("busyTimeout", busy_timeout), |given| {
+                given.to_std().unwrap_or_default()
+            });
+        let disable_wal = decoder
+            .boolean(&["disableWAL"])
+            .unwrap_or(decoder.default_of("disableWAL", false));
         if text.is_empty() {
             return Err(InitError::new("missing connection string"));
         }
@@ -188,7 +194,7 @@ fn begin(lock: &str) -> Result<&'static str, InitError> {
 /// # Errors
 /// Names the setting.
 pub(crate) fn identifier(decoder: &Decoder<'_>, name: &str, default: &str) -> Result<String, InitError> {
-    let text = decoder.text(&[name]).unwrap_or(default);
+    let text = decoder.text(&[name]).unwrap_or(decoder.default_of(name, default));
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(InitError(format!(
             "invalid identifier in '{name}': {text} (letters, digits and _ only)"

@@ -71,34 +71,43 @@ impl Settings {
     pub(crate) fn read(context: &InitContext) -> Result<Self, InitError> {
         let decoder = Decoder::new(&context.properties)?;
         let text = |name| decoder.text(&[name]).filter(|text| !text.is_empty());
-        let address = text("vaultAddr").unwrap_or(ADDRESS).trim_end_matches('/');
+        let address = text("vaultAddr")
+            .unwrap_or(decoder.default_of("vaultAddr", ADDRESS))
+            .trim_end_matches('/');
         let usable = Url::parse(address).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         if !usable {
             return Err(InitError(format!(
                 "vaultAddr {address:?} is no address of a Vault server: give e.g. {ADDRESS}"
             )));
         }
-        let value_type = match text("vaultValueType") {
-            None | Some("map") => ValueType::Map,
-            Some("text") => ValueType::Text,
-            Some(other) => {
+        let value_type = text("vaultValueType").unwrap_or(decoder.default_of("vaultValueType", "map"));
+        let value_type = match value_type {
+            "map" => ValueType::Map,
+            "text" => ValueType::Text,
+            other => {
                 return Err(InitError(format!(
                     "vault init error, invalid value type {other}, accepted values are map or text"
                 )));
             }
         };
-        let engine = match text("vaultKVVersion") {
-            None | Some("2") => Engine::V2,
-            Some("1") => Engine::V1,
-            Some(other) => {
+        let engine = text("vaultKVVersion").unwrap_or(decoder.default_of("vaultKVVersion", "2"));
+        let engine = match engine {
+            "2" => Engine::V2,
+            "1" => Engine::V1,
+            other => {
                 return Err(InitError(format!(
                     "vaultKVVersion {other:?} is no version of the KV engine: give 1 or 2"
                 )));
             }
         };
-        let prefix = match decoder.boolean(&["vaultKVUsePrefix"]) {
-            Some(false) => String::new(),
-            _ => format!("{}/", text("vaultKVPrefix").unwrap_or(PREFIX).trim_matches('/')),
+        let prefix = text("vaultKVPrefix").unwrap_or(decoder.default_of("vaultKVPrefix", PREFIX));
+        let use_prefix = decoder
+            .boolean(&["vaultKVUsePrefix"])
+            .unwrap_or(decoder.default_of("vaultKVUsePrefix", true));
+        let prefix = if use_prefix {
+            format!("{}/", prefix.trim_matches('/'))
+        } else {
+            String::new()
         };
         let token = match (text("vaultToken"), text("vaultTokenMountPath")) {
             (Some(token), None) => TokenSource::Fixed(token.to_owned()),
@@ -107,19 +116,23 @@ impl Settings {
             (Some(_), Some(_)) => return Err(InitError::new("token mount path and token both set")),
         };
         // Only the word itself, as in Dapr: a typing error must not switch the check off.
-        let skip = text("skipVerify") == Some("true");
+        let skip = text("skipVerify").unwrap_or(decoder.default_of("skipVerify", "false")) == "true";
+        let given_roots = (text("caPem"), text("caPath"), text("caCert"));
         let tls = TlsSettings {
             roots: if skip {
                 None
             } else {
-                roots(text("caPem"), text("caPath"), text("caCert"))?
+                roots(given_roots.0, given_roots.1, given_roots.2)?
             },
             identity: None,
             verify: if skip { Verify::Nothing } else { Verify::Full },
         };
         Ok(Self {
             address: address.to_owned(),
-            engine_path: text("enginePath").unwrap_or(ENGINE).trim_matches('/').to_owned(),
+            engine_path: text("enginePath")
+                .unwrap_or(decoder.default_of("enginePath", ENGINE))
+                .trim_matches('/')
+                .to_owned(),
             engine,
             prefix,
             value_type,

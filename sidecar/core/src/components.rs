@@ -27,6 +27,7 @@ use crate::state::encryption::Encryption;
 use crate::state::key::KeyPrefix;
 
 pub mod loader;
+pub mod options;
 
 /// A state store with what the sidecar itself reads from its metadata.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use outrigger_model::duration::GoDuration;
 use outrigger_model::quantity::Quantity;
 
 use super::Properties;
-use super::record::{OptionType, Record};
+use super::record::{DefaultValue, OptionType, Record};
 use crate::InitError;
 
 /// Decodes the properties of one component, remembering every mistake, so that one start reports them all.
@@ -45,10 +45,19 @@ impl<'a> Decoder<'a> {
 
     /// A text as it is.
     pub fn text(&self, names: &[&str]) -> Option<&'a str> {
-        self.find(names, OptionType::Text)
+        self.read(names, OptionType::Text)
     }
 
-    fn find(&self, names: &[&str], of_type: OptionType) -> Option<&'a str> {
+    /// Notes the value that an option has if it is not given, and gives it back: for `unwrap_or` behind a getter.
+    pub fn default_of<T: DefaultValue>(&self, name: &str, value: T) -> T {
+        if let Some(record) = self.record {
+            record.note_default(name, value.written());
+        }
+        value
+    }
+
+    /// The text of an option that the caller reads as this type.
+    pub fn read(&self, names: &[&str], of_type: OptionType) -> Option<&'a str> {
         if let Some(record) = self.record {
             record.note(names, of_type);
         }
@@ -59,19 +68,19 @@ impl<'a> Decoder<'a> {
 
     /// A switch: see [`is_truthy`]; never a mistake.
     pub fn boolean(&self, names: &[&str]) -> Option<bool> {
-        self.find(names, OptionType::Switch).map(is_truthy)
+        self.read(names, OptionType::Switch).map(is_truthy)
     }
 
     /// A Go duration; a plain integer is a number of seconds, the empty text is zero.
     pub fn duration(&mut self, names: &[&str]) -> Option<GoDuration> {
-        let parsed = duration(self.find(names, OptionType::Duration)?);
+        let parsed = duration(self.read(names, OptionType::Duration)?);
         self.keep(parsed, |error| format!("error decoding '{}': {error}", names[0]))
     }
 
     /// A comma list of durations.
     pub fn durations(&mut self, names: &[&str]) -> Option<Vec<GoDuration>> {
         let parsed = self
-            .find(names, OptionType::Durations)?
+            .read(names, OptionType::Durations)?
             .split(',')
             .map(str::trim)
             .filter(|part| !part.is_empty())
@@ -82,13 +91,13 @@ impl<'a> Decoder<'a> {
 
     /// A comma list of texts, which are not trimmed.
     pub fn texts(&self, names: &[&str]) -> Option<Vec<&'a str>> {
-        self.find(names, OptionType::Texts)
+        self.read(names, OptionType::Texts)
             .map(|text| text.split(',').collect())
     }
 
     /// A Kubernetes quantity of bytes.
     pub fn byte_size(&mut self, names: &[&str]) -> Option<Quantity> {
-        let parsed = Quantity::parse(self.find(names, OptionType::Bytes)?);
+        let parsed = Quantity::parse(self.read(names, OptionType::Bytes)?);
         self.keep(parsed, |error| {
             format!(
                 "error decoding '{}': value is not a valid quantity: {error}",
@@ -99,7 +108,7 @@ impl<'a> Decoder<'a> {
 
     /// A whole number with Go's base prefixes; the empty text is zero.
     pub fn integer(&mut self, names: &[&str]) -> Option<i64> {
-        let text = self.find(names, OptionType::Integer)?;
+        let text = self.read(names, OptionType::Integer)?;
         if text.is_empty() {
             return Some(0);
         }
@@ -116,7 +125,7 @@ impl<'a> Decoder<'a> {
 
     /// A whole number from zero to `max` with Go's base prefixes; the empty text is zero.
     pub fn unsigned(&mut self, names: &[&str], max: u64) -> Option<u64> {
-        let text = self.find(names, OptionType::Unsigned)?;
+        let text = self.read(names, OptionType::Unsigned)?;
         if text.is_empty() {
             return Some(0);
         }

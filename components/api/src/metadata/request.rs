@@ -5,7 +5,9 @@ use std::time::Duration;
 use outrigger_model::duration::GoDuration;
 use thiserror::Error;
 
+use super::Properties;
 use super::decode::go_integer;
+use super::record::OptionType;
 use super::strict::parse_bool;
 use crate::RequestMetadata;
 
@@ -52,6 +54,18 @@ pub fn ttl(metadata: &RequestMetadata) -> Result<Option<Duration>, MetadataError
             Ok(Some(Duration::from_secs(seconds.unsigned_abs()).min(longest)))
         }
     }
+}
+
+/// [`ttl`] of a component's own metadata: how long what it sends lives if a message does not say.
+///
+/// # Errors
+/// As [`ttl`].
+pub fn component_ttl(properties: &Properties) -> Result<Option<Duration>, MetadataError> {
+    properties.note(&["ttlInSeconds", "ttl"], OptionType::Duration);
+    let pairs = properties.iter();
+    ttl(&pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
 }
 
 /// Whether a request or a subscription asks for raw payload: `rawPayload`, spelled exactly so, is true.

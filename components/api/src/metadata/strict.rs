@@ -6,7 +6,7 @@ use outrigger_model::duration::GoDuration;
 
 use super::Properties;
 use super::decode::go_integer;
-use super::record::{OptionType, Record};
+use super::record::{DefaultValue, OptionType, Record};
 use crate::InitError;
 
 /// Decodes properties strictly: base-ten numbers, Go's booleans, plain integers as *milliseconds*, no aliases.
@@ -30,6 +30,14 @@ impl<'a> StrictDecoder<'a> {
             errors: Vec::new(),
             record: properties.record.as_ref(),
         }
+    }
+
+    /// As [`Decoder::default_of`](super::decode::Decoder::default_of).
+    pub fn default_of<T: DefaultValue>(&self, name: &str, value: T) -> T {
+        if let Some(record) = self.record {
+            record.note_default(name, value.written());
+        }
+        value
     }
 
     /// A text as it is.

@@ -4,7 +4,7 @@
 //! `strconv.ParseBool` takes, and nothing but an absent key is absent.
 
 use outrigger_components_api::InitError;
-use outrigger_components_api::metadata::{Decoder, Properties, go_integer};
+use outrigger_components_api::metadata::{Decoder, DefaultValue, OptionType, Properties, go_integer};
 use outrigger_model::duration::GoDuration;
 
 /// Decodes one component's properties and remembers every mistake.
@@ -26,6 +26,11 @@ impl<'a> Strict<'a> {
         self.decoder.text(&[name])
     }
 
+    /// As [`Decoder::default_of`].
+    pub(crate) fn default_of<T: DefaultValue>(&self, name: &str, value: T) -> T {
+        self.decoder.default_of(name, value)
+    }
+
     /// A text of its own, empty if absent.
     pub(crate) fn string(&self, name: &str) -> String {
         self.text(name).unwrap_or_default().to_owned()
@@ -38,7 +43,7 @@ impl<'a> Strict<'a> {
 
     /// `1 t T TRUE true True 0 f F FALSE false False`.
     pub(crate) fn boolean(&mut self, name: &str) -> Option<bool> {
-        match self.text(name)? {
+        match self.decoder.read(&[name], OptionType::StrictSwitch)? {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
             "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
             text => {
@@ -53,7 +58,7 @@ impl<'a> Strict<'a> {
 
     /// A decimal number.
     pub(crate) fn integer(&mut self, name: &str) -> Option<i64> {
-        let text = self.text(name)?;
+        let text = self.decoder.read(&[name], OptionType::Integer)?;
         match go_integer(text, 10).map(i64::try_from) {
             Ok(Ok(value)) => Some(value),
             _ => {
@@ -68,6 +73,7 @@ impl<'a> Strict<'a> {
 
     /// A decimal number from zero.
     pub(crate) fn unsigned(&mut self, name: &str) -> Option<u64> {
+        self.decoder.read(&[name], OptionType::Unsigned)?;
         let value = self.integer(name)?;
         if value < 0 {
             self.refuse(name, "must not be negative");
@@ -77,7 +83,7 @@ impl<'a> Strict<'a> {
 
     /// Milliseconds, or a Go duration. A negative number keeps its sign and means "none".
     pub(crate) fn duration(&mut self, name: &str) -> Option<GoDuration> {
-        let text = self.text(name)?;
+        let text = self.decoder.read(&[name], OptionType::MillisDuration)?;
         if let Ok(Ok(millis)) = go_integer(text, 10).map(i64::try_from) {
             let nanos = if millis < 0 {
                 millis

@@ -2,6 +2,8 @@
 
 use outrigger_resources::common::NameValuePair;
 
+use crate::components::options::DIRECTION;
+
 /// What `direction` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Direction {
@@ -19,7 +21,7 @@ impl Direction {
             output: false,
         };
         for pair in metadata {
-            if !pair.name.eq_ignore_ascii_case("direction") {
+            if !pair.name.eq_ignore_ascii_case(DIRECTION) {
                 continue;
             }
             found.is_given = true;

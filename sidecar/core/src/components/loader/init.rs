@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::super::{Component, Instance, LoadedBinding, LoadedLock, LoadedPubSub, LoadedState};
 use super::{Loader, log_name};
 use crate::bindings::direction::Direction;
+use crate::components::options;
 use crate::lock::key::LockPrefix;
 use crate::pubsub::outbox::OutboxSettings;
 use crate::pubsub::scopes::TopicScopes;
@@ -99,7 +100,7 @@ impl Init<'_> {
             Category::Lock => {
                 let factory = find(&registry.lock, "lock store", resource, implementation)?;
                 let identity = &self.loader.identity;
-                let strategy = self.resolved.get_exact("keyPrefix");
+                let strategy = self.resolved.get_exact(options::KEY_PREFIX);
                 let prefix = LockPrefix::new(strategy, &resource.metadata.name, &identity.app_id)
                     .map_err(|error| error.to_string())?;
                 let store = self.init(&factory, self.resolved.clone()).await?;
@@ -133,7 +134,7 @@ impl Init<'_> {
             is_declared_input: direction.is_declared_input(),
             route: self
                 .resolved
-                .get_exact("route")
+                .get_exact(options::ROUTE)
                 .filter(|route| !route.is_empty())
                 .unwrap_or(&self.resource.metadata.name)
                 .into(),
@@ -153,13 +154,16 @@ impl Init<'_> {
     async fn state(&self, factory: &Factory<dyn StateStore>) -> Result<(Instance, Vec<String>), String> {
         let identity = &self.loader.identity;
         let prefix = KeyPrefix::new(
-            self.resolved.get("keyPrefix"),
+            self.resolved.get(options::KEY_PREFIX),
             &self.resource.metadata.name,
             &identity.app_id,
             &identity.raw_namespace,
         )
         .map_err(|error| error.to_string())?;
-        let keeps_actors = self.resolved.get("actorStateStore").is_some_and(is_truthy);
+        let keeps_actors = self
+            .resolved
+            .get(options::ACTOR_STATE_STORE)
+            .is_some_and(is_truthy);
         if keeps_actors
             && let Some(other) = &self.loader.store.snapshot().actor_store
             && *other.name != *self.resource.metadata.name
@@ -203,7 +207,7 @@ impl Init<'_> {
                 .unwrap_or_default();
             Some(Key::new(secret, hex).map_err(|error| format!("{name}: {error}")))
         };
-        let Some(primary) = key("primaryEncryptionKey").transpose()? else {
+        let Some(primary) = key(options::PRIMARY_ENCRYPTION_KEY).transpose()? else {
             return Ok(None);
         };
         let loader = self.loader;
@@ -217,7 +221,7 @@ impl Init<'_> {
             );
             return Ok(None);
         }
-        let secondary = key("secondaryEncryptionKey").transpose()?;
+        let secondary = key(options::SECONDARY_ENCRYPTION_KEY).transpose()?;
         tracing::info!(
             "automatic encryption enabled for state store {}",
             self.resource.metadata.name
@@ -227,16 +231,16 @@ impl Init<'_> {
 
     async fn pubsub(&self, factory: &Factory<dyn PubSub>) -> Result<(Instance, Vec<String>), String> {
         let identity = &self.loader.identity;
-        let consumer_id = match self.resolved.get_exact("consumerID").map(str::trim) {
+        let consumer_id = match self.resolved.get_exact(options::CONSUMER_ID).map(str::trim) {
             None | Some("") => identity.app_id.to_string(),
             Some(given) => given.to_owned(),
         };
         let properties = self
             .resolved
             .iter()
-            .filter(|(name, _)| *name != "consumerID")
+            .filter(|(name, _)| *name != options::CONSUMER_ID)
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .chain([("consumerID".to_owned(), consumer_id)])
+            .chain([(options::CONSUMER_ID.to_owned(), consumer_id)])
             .collect();
         let namespaced = self
             .resource
