@@ -42,7 +42,8 @@ pub enum PostError {
     Undelivered(String),
 }
 
-/// Metadata as headers of a request; what is no header is left out.
+/// Metadata as headers of a request; what is no header is left out, which the log tells. Bytes beyond ASCII are sent as
+/// they are, as Go does.
 pub fn headers(
     metadata: &RequestMetadata,
     content_type: HeaderValue,
@@ -50,12 +51,16 @@ pub fn headers(
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(metadata.len() + 4);
     for (name, value) in metadata {
-        if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(name.as_bytes()),
-            HeaderValue::from_str(value),
-        ) && !NOT_PASSED.contains(&name)
-        {
-            headers.insert(name, value);
+        let header = HeaderName::from_bytes(name.as_bytes());
+        let (Ok(header), Ok(value)) = (header, HeaderValue::from_bytes(value.as_bytes())) else {
+            tracing::debug!(
+                target: "dapr.runtime",
+                "metadata {name:?} is not sent to the app: its name or value has characters that no header may have"
+            );
+            continue;
+        };
+        if !NOT_PASSED.contains(&header) {
+            headers.insert(header, value);
         }
     }
     headers.insert(CONTENT_TYPE, content_type);
@@ -143,12 +148,15 @@ mod tests {
             ("Transfer-Encoding", "chunked"),
             ("content-type", "x/y"),
             ("no header", "v"),
+            ("no-value", "a\r\nb: c"),
+            ("umlaut", "ünï"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         let headers = headers(&metadata, JSON, None);
-        assert_eq!(headers.len(), 2);
+        assert_eq!(headers.len(), 3);
         assert_eq!(headers["other-key"], "v");
+        assert_eq!(headers["umlaut"].as_bytes(), "ünï".as_bytes());
         assert_eq!(headers[CONTENT_TYPE], "application/json");
     }
 }
