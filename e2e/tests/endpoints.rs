@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outrigger_e2e::ask::{SOON, assert_calm, get, soon, text};
@@ -361,4 +361,90 @@ async fn default_policies_hold_for_endpoints_and_urls_until_their_answers_end() 
     assert_eq!((answer.status, text(&answer)), (200, "late".to_owned()));
     assert_calm(&mut sidecar).await;
     serving.abort();
+}
+
+/// A proxy that tunnels to a port whatever it is asked for, and the heads of what it was asked.
+async fn tunnels(to: u16) -> (u16, Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let heads = Arc::clone(&asked);
+    let serving = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let heads = Arc::clone(&heads);
+            connections.spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                heads.lock().unwrap().push(String::from_utf8(head).unwrap());
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut onward = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                // Ends as either side likes.
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
+            });
+        }
+    });
+    (port, asked, serving)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_leave_the_machine_through_the_proxies_of_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = FakeApp::start("outside").await;
+    target
+        .set_standing(serde_json::from_value(json!([{"path": "*", "status": 200, "body": "fine"}])).unwrap());
+    let (server, client) = (Identity::new("secure.test"), Identity::new("me"));
+    let (front, _front) = front(target.port(), &server, &client).await;
+    let (tunnel, asked, _tunnels) = tunnels(front).await;
+    let text_of = |pem: &str| json!({ "value": pem });
+    let options = DaprdOptions {
+        app_id: "caller".into(),
+        resources: vec![
+            endpoint("outside", json!({"baseUrl": "http://outside.test:81/base"})),
+            endpoint(
+                "secured",
+                json!({"baseUrl": "https://secure.test", "clientTLS": {"rootCA": text_of(&server.certificate),
+                    "certificate": text_of(&client.certificate), "privateKey": text_of(&client.key)}}),
+            ),
+        ],
+        env: vec![
+            (
+                "HTTP_PROXY".into(),
+                format!("http://me:pass@127.0.0.1:{}", target.port()),
+            ),
+            ("https_proxy".into(), format!("http://me:pass@127.0.0.1:{tunnel}")),
+        ],
+        ..Default::default()
+    };
+    let mut sidecar = Daprd::start_ready(&options, &dir.path().join("daprd")).await;
+    let straight = format!("http://127.0.0.1:{}/method/x", target.port());
+    for (path, seen, auth) in [
+        ("outside/method/x?a=1", "http://outside.test:81/base/x?a=1", 1),
+        ("http://url.test/method/x", "http://url.test/x", 1),
+        ("secured/method/x", "/x", 0),
+        (&straight, "/x", 0),
+    ] {
+        let answer = call(&sidecar, "GET", path, &[], "").await;
+        assert_eq!((answer.status, text(&answer)), (200, "fine".to_owned()), "{path}");
+        let got = target.take_calls().remove(0);
+        let auths = header(&got, "proxy-authorization");
+        assert_eq!((&*got.path, auths.len()), (seen, auth), "{got:?}");
+        assert!(
+            auths.iter().all(|value| *value == "Basic bWU6cGFzcw=="),
+            "{auths:?}"
+        );
+    }
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 1);
+    assert!(
+        asked[0].starts_with("CONNECT secure.test:443 HTTP/1.1\r\n"),
+        "{asked:?}"
+    );
+    assert!(
+        asked[0].contains("\r\nProxy-Authorization: Basic bWU6cGFzcw==\r\n"),
+        "{asked:?}"
+    );
+    assert_calm(&mut sidecar).await;
 }

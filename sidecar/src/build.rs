@@ -33,6 +33,7 @@ use outrigger_sidecar_core::lock::LockService;
 use outrigger_sidecar_core::metadata::{AppHealthMetadata, AppMetadata, ExtendedMetadata};
 use outrigger_sidecar_core::middleware::Pipeline;
 use outrigger_sidecar_core::operator::Operator;
+use outrigger_sidecar_core::outside::{Outside, Proxies};
 use outrigger_sidecar_core::policy::ComponentPolicies;
 use outrigger_sidecar_core::pubsub::{PubSubDeps, PubSubService, SubscriptionSpec};
 use outrigger_sidecar_core::reload::Resources;
@@ -226,27 +227,23 @@ pub(crate) async fn build(
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX >> 1);
     let max_headers = usize::try_from(config.read_buffer_size).unwrap_or_default();
-    let roots = SystemRoots::default();
+    let outside = Outside {
+        roots: SystemRoots::default(),
+        proxies: Proxies::new(&config.environment),
+    };
     let exporters = Exporters {
         config: config.clone(),
-        roots: roots.clone(),
+        roots: outside.roots.clone(),
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
     };
     let spans = exporters.start(&configuration).map_err(StartError::new)?;
     let tracing = Tracing::new(sampler(&configuration, &spans), spans);
     let app_pipeline = pipeline(&configuration.spec.app_http_pipeline, &store);
-    let app = AppChannel::new(
-        &config.app,
-        max_message,
-        max_headers,
-        roots.clone(),
-        &metrics,
-        healthy,
-    )
-    .map(|app| Arc::new(app.with_middleware(Some(app_pipeline.clone()))));
+    let app = AppChannel::new(&config.app, max_message, max_headers, &outside, &metrics, healthy)
+        .map(|app| Arc::new(app.with_middleware(Some(app_pipeline.clone()))));
     let endpoints = EndpointDeps {
-        roots,
+        outside,
         middleware: Some(app_pipeline.clone()),
         metrics: metrics.http.clone(),
         max_concurrency: config.app.max_concurrency,

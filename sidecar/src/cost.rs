@@ -17,7 +17,7 @@ use outrigger_resources::configuration::NameResolutionSpec;
 use outrigger_sidecar_core::app::AppChannel;
 use outrigger_sidecar_core::config::{self, BoundPorts, Invocation, SidecarConfig};
 use outrigger_sidecar_core::middleware::Pipeline;
-use outrigger_sidecar_core::tls::SystemRoots;
+use outrigger_sidecar_core::outside::Outside;
 use outrigger_sidecar_core::{Body, Metrics};
 use outrigger_sidecar_http::{HttpApi, Listener};
 use tokio::sync::Notify;
@@ -231,8 +231,8 @@ fn calls_to_the_app_make_no_allocation_for_a_pipeline_without_handlers() {
     let config = settings(port, dir.path()).app;
     let count = |pipeline: Option<Arc<Pipeline>>| {
         let healthy = tokio::sync::watch::channel(true).1;
-        let roots = SystemRoots::default();
-        let channel = AppChannel::new(&config, 1 << 20, 4096, roots, &Metrics::default(), healthy);
+        let outside = Outside::default();
+        let channel = AppChannel::new(&config, 1 << 20, 4096, &outside, &Metrics::default(), healthy);
         let channel = channel.unwrap().with_middleware(pipeline);
         let app = channel.http().unwrap();
         let call = || {

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{AppConfig, Protocol};
 use crate::metrics::Metrics;
-use crate::tls::SystemRoots;
+use crate::outside::Outside;
 
 pub use grpc::GrpcApp;
 pub use health::AppHealth;
@@ -58,13 +58,13 @@ pub type Slot = Option<OwnedSemaphorePermit>;
 impl AppChannel {
     /// A channel to the configured app; `None` without an app port.
     ///
-    /// `max_message` bounds gRPC messages in both directions, `max_headers` the head of an HTTP answer (bytes). `roots`
-    /// verify the servers of `https` URLs that are called through it.
+    /// `max_message` bounds gRPC messages in both directions, `max_headers` the head of an HTTP answer (bytes). `outside`
+    /// is for URLs that are called through it, and for an app on another machine.
     pub fn new(
         config: &AppConfig,
         max_message: usize,
         max_headers: usize,
-        roots: SystemRoots,
+        outside: &Outside,
         metrics: &Metrics,
         healthy: watch::Receiver<bool>,
     ) -> Option<Self> {
@@ -76,7 +76,7 @@ impl AppChannel {
                 port,
                 token,
                 max_headers,
-                roots,
+                outside,
                 metrics.http.clone(),
             )))
         } else {

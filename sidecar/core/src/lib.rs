@@ -21,6 +21,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod middleware;
 pub mod operator;
+pub mod outside;
 pub mod policy;
 pub mod pubsub;
 pub mod reload;

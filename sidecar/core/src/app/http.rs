@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::HeaderName;
+use http::header::{HeaderName, PROXY_AUTHORIZATION};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -18,7 +18,8 @@ use super::{AppError, Slot, gzip};
 use crate::config::{AppConfig, Protocol};
 use crate::metrics::HttpMetrics;
 use crate::middleware::Pipeline;
-use crate::tls::{ClientTls, SystemRoots};
+use crate::outside::{Outside, Proxies};
+use crate::tls::ClientTls;
 use crate::{Body, BodyError};
 
 /// Idle connections kept to the app.
@@ -37,6 +38,7 @@ pub struct HttpApp {
     authority: Authority,
     base: String,
     token: Option<HeaderValue>,
+    proxies: Proxies,
     metrics: HttpMetrics,
     middleware: Option<Arc<Pipeline>>,
 }
@@ -47,7 +49,7 @@ impl HttpApp {
         port: u16,
         token: Option<HeaderValue>,
         max_headers: usize,
-        roots: SystemRoots,
+        outside: &Outside,
         metrics: HttpMetrics,
     ) -> Self {
         let host = if config.address.contains(':') && !config.address.starts_with('[') {
@@ -60,6 +62,13 @@ impl HttpApp {
             Authority::try_from(host.as_str()).unwrap_or_else(|_| Authority::from_static("invalid"));
         let tls = config.protocol.is_tls();
         let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let base = format!("{scheme}://{host}");
+        // HTTP/2 with prior knowledge goes through no proxy.
+        let proxies = match config.protocol {
+            Protocol::H2c => Proxies::default(),
+            _ => outside.proxies.clone(),
+        };
+        let is_proxied = Uri::try_from(&base).is_ok_and(|uri| proxies.of(&uri).is_some());
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -68,17 +77,18 @@ impl HttpApp {
             .http2_only(config.protocol == Protocol::H2c)
             .http1_title_case_headers(true)
             .http1_max_buf_size(max_headers.max(64 << 10))
-            .build(Connector::app(tls, roots));
-        let is_plain = config.protocol == Protocol::Http;
+            .build(Connector::app(tls, outside.roots.clone(), proxies.clone()));
+        let is_plain = config.protocol == Protocol::Http && !is_proxied;
         let max_head = max_headers.max(64 << 10);
         Self {
             pool: is_plain.then(|| Pool::new(&authority, max_head)).flatten(),
             client,
             room: tls.then(|| Arc::new(Semaphore::new(MAX_CONNECTIONS))),
-            base: format!("{scheme}://{host}"),
+            base,
             scheme,
             authority,
             token,
+            proxies,
             metrics,
             middleware: None,
         }
@@ -87,6 +97,7 @@ impl HttpApp {
     /// A client of endpoints outside Dapr, whose calls are counted and pass the app's pipeline.
     pub(crate) fn external(
         tls: ClientTls,
+        proxies: Proxies,
         connect_timeout: Duration,
         metrics: HttpMetrics,
         middleware: Option<Arc<Pipeline>>,
@@ -97,7 +108,7 @@ impl HttpApp {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_title_case_headers(true)
-            .build(Connector::external(tls, connect_timeout));
+            .build(Connector::external(tls, proxies.clone(), connect_timeout));
         Self {
             pool: None,
             client,
@@ -106,6 +117,7 @@ impl HttpApp {
             scheme: Scheme::HTTPS,
             authority: Authority::from_static("invalid"),
             token: None,
+            proxies,
             metrics,
             middleware,
         }
@@ -229,7 +241,7 @@ impl HttpApp {
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn send(&self, request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
+    pub async fn send(&self, mut request: Request<Body>, slot: Slot) -> Result<Response<Body>, AppError> {
         let unasked = gzip::is_unasked(request.method(), request.headers());
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let is_app = uri.scheme() == Some(&self.scheme) && uri.authority() == Some(&self.authority);
@@ -245,6 +257,14 @@ impl HttpApp {
                         Some(room) => room.clone().acquire_owned().await.ok(),
                         None => None,
                     };
+                    // Of https the proxy sees no more than the request for a tunnel.
+                    if uri.scheme() == Some(&Scheme::HTTP)
+                        && let Some(proxy) = self.proxies.of(&uri)
+                        && let Some(auth) = proxy.basic_auth()
+                    {
+                        let headers = request.headers_mut();
+                        headers.insert(PROXY_AUTHORIZATION, auth.clone());
+                    }
                     match self.client.request(request).await {
                         Ok(response) => Ok(response.map(|body| match (slot, place) {
                             (None, None) => Body::Incoming(body),

@@ -9,6 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::proxy::matcher::Intercept;
 use hyper_util::rt::TokioIo;
 use outrigger_identity::Conn;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,7 +21,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tower::Service as _;
 
+use crate::outside::Proxies;
 use crate::tls::{ClientTls, SystemRoots};
 
 /// Opens connections: plain for `http`, TLS for `https`.
@@ -28,6 +34,7 @@ pub(crate) struct Connector {
     /// TLS whatever the scheme says.
     always_tls: bool,
     timeout: Option<Duration>,
+    proxies: Proxies,
 }
 
 impl Connector {
@@ -42,23 +49,26 @@ impl Connector {
             tls: Arc::new(LazyLock::new(make)),
             always_tls,
             timeout,
+            proxies: Proxies::default(),
         }
     }
 
     /// To an HTTP app. A URL given as a target is verified unless the app itself speaks `https`.
-    pub(super) fn app(is_tls: bool, roots: SystemRoots) -> Self {
-        Self::with(false, None, move || {
+    pub(super) fn app(is_tls: bool, roots: SystemRoots, proxies: Proxies) -> Self {
+        let connector = Self::with(false, None, move || {
             if is_tls {
                 unverified(&[])
             } else {
                 ClientTls::new(roots).config()
             }
-        })
+        });
+        Self { proxies, ..connector }
     }
 
     /// To an external endpoint, with its own TLS settings.
-    pub(super) fn external(tls: ClientTls, timeout: Duration) -> Self {
-        Self::with(false, Some(timeout), move || tls.config())
+    pub(super) fn external(tls: ClientTls, proxies: Proxies, timeout: Duration) -> Self {
+        let connector = Self::with(false, Some(timeout), move || tls.config());
+        Self { proxies, ..connector }
     }
 
     /// To see whether an app listens, whatever it speaks inside TLS.
@@ -84,8 +94,49 @@ impl Connector {
 
     async fn connect(self, uri: Uri) -> io::Result<Stream> {
         let tls = self.always_tls || uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        self.open(uri.host().unwrap_or_default(), port, tls).await
+        let host = uri.host().unwrap_or_default();
+        let conn = match self.proxies.of(&uri) {
+            None => {
+                let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+                self.open(host, port, tls).await?
+            }
+            Some(proxy) => {
+                let stream = self.through(&proxy, &uri, tls).await?;
+                if !tls {
+                    return Ok(Stream {
+                        io: TokioIo::new(Conn::Plain(stream)),
+                        is_proxied: true,
+                    });
+                }
+                self.secure(host, stream).await?
+            }
+        };
+        Ok(conn.into())
+    }
+
+    /// A connection to a proxy, or through it where TLS is to follow.
+    async fn through(&self, proxy: &Intercept, uri: &Uri, tls: bool) -> io::Result<TcpStream> {
+        if proxy.uri().scheme_str() != Some("http") {
+            let text = format!("the proxy {} cannot be used: only http:// is", proxy.uri());
+            return Err(io::Error::other(text));
+        }
+        let mut to_proxy = Self {
+            proxies: Proxies::default(),
+            ..self.clone()
+        };
+        let stream = if tls {
+            let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy);
+            if let Some(auth) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(auth.clone());
+            }
+            tunnel.call(uri.clone()).await.map_err(io::Error::other)?
+        } else {
+            to_proxy.call(proxy.uri().clone()).await?
+        };
+        match stream.io.into_inner() {
+            Conn::Plain(stream) => Ok(stream),
+            Conn::Tls(_) => Err(io::Error::other("http:// means a connection without TLS")),
+        }
     }
 
     /// Opens a connection and closes it again.
@@ -93,17 +144,26 @@ impl Connector {
         self.open(host, port, self.always_tls).await.map(drop)
     }
 
-    async fn open(&self, host: &str, port: u16, tls: bool) -> io::Result<Stream> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, port)).await?;
+    async fn open(&self, host: &str, port: u16, tls: bool) -> io::Result<Conn<TcpStream>> {
+        let stream = TcpStream::connect((bare(host), port)).await?;
         stream.set_nodelay(true)?;
-        if !tls {
-            return Ok(TokioIo::new(Conn::Plain(stream)));
+        if tls {
+            self.secure(host, stream).await
+        } else {
+            Ok(Conn::Plain(stream))
         }
-        let name = ServerName::try_from(bare.to_owned()).map_err(io::Error::other)?;
-        let stream = self.tls.connect(name, stream).await?;
-        Ok(TokioIo::new(Conn::Tls(Box::new(stream.into()))))
     }
+
+    async fn secure(&self, host: &str, stream: TcpStream) -> io::Result<Conn<TcpStream>> {
+        let name = ServerName::try_from(bare(host).to_owned()).map_err(io::Error::other)?;
+        let stream = self.tls.connect(name, stream).await?;
+        Ok(Conn::Tls(Box::new(stream.into())))
+    }
+}
+
+/// A host without the brackets of IPv6.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn unverified(alpn: &[&[u8]]) -> ClientConfig {
@@ -158,8 +218,59 @@ impl ServerCertVerifier for AcceptAny {
     }
 }
 
-/// A connection to the app.
-type Stream = TokioIo<Conn<TcpStream>>;
+/// A connection.
+pub(crate) struct Stream {
+    io: TokioIo<Conn<TcpStream>>,
+    /// At the other end is a proxy, which is to be told whole URLs.
+    is_proxied: bool,
+}
+
+impl From<Conn<TcpStream>> for Stream {
+    fn from(conn: Conn<TcpStream>) -> Self {
+        Self {
+            io: TokioIo::new(conn),
+            is_proxied: false,
+        }
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.is_proxied)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+}
 
 impl tower::Service<Uri> for Connector {
     type Response = Stream;

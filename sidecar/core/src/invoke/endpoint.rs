@@ -15,6 +15,7 @@ use crate::app::http::with_slot;
 use crate::app::{AppError, HttpApp, Slot};
 use crate::metrics::HttpMetrics;
 use crate::middleware::Pipeline;
+use crate::outside::Outside;
 use crate::tls::{ClientTls, SystemRoots};
 
 /// Redirects that are followed, as Go's client does by default.
@@ -25,8 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// What calls of endpoints share with calls of the app.
 #[derive(Clone, Default)]
 pub struct EndpointDeps {
-    /// The system's certificates.
-    pub roots: SystemRoots,
+    /// The system's certificates, and proxies.
+    pub outside: Outside,
     /// `spec.appHttpPipeline`
     pub middleware: Option<Arc<Pipeline>>,
     /// Where calls are counted.
@@ -56,7 +57,7 @@ impl UrlClient {
 
     pub(super) fn get(&self) -> &HttpApp {
         self.made.get_or_init(|| {
-            let tls = ClientTls::new(self.deps.roots.clone());
+            let tls = ClientTls::new(self.deps.outside.roots.clone());
             Box::new(self.deps.client(tls).with_token(self.token.clone()))
         })
     }
@@ -66,6 +67,7 @@ impl EndpointDeps {
     fn client(&self, tls: ClientTls) -> HttpApp {
         HttpApp::external(
             tls,
+            self.outside.proxies.clone(),
             CONNECT_TIMEOUT,
             self.metrics.clone(),
             self.middleware.clone(),
@@ -104,8 +106,8 @@ impl Endpoint {
                 .map_err(|_| format!("HTTPEndpoint {name}: the value of header {header} cannot be sent"))?;
             headers.insert(header, value);
         }
-        let tls =
-            client_tls(resource, &deps.roots).map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
+        let tls = client_tls(resource, &deps.outside.roots)
+            .map_err(|error| format!("HTTPEndpoint {name}: {error}"))?;
         Ok(Self {
             base_url,
             headers,

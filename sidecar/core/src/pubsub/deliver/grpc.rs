@@ -203,7 +203,7 @@ mod tests {
     use crate::app::AppChannel;
     use crate::config::{AppConfig, DisabledInitEndpoints, Protocol};
     use crate::metrics::Metrics;
-    use crate::tls::SystemRoots;
+    use crate::outside::Outside;
 
     fn app_on(port: u16) -> Arc<AppChannel> {
         let config = AppConfig {
@@ -216,13 +216,12 @@ mod tests {
             binding_options_timeout: std::time::Duration::from_secs(1),
             token: None,
         };
-        let roots = SystemRoots::default();
         Arc::new(
             AppChannel::new(
                 &config,
                 1 << 20,
                 1 << 16,
-                roots,
+                &Outside::default(),
                 &Metrics::default(),
                 watch::channel(true).1,
             )
