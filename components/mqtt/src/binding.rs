@@ -106,6 +106,10 @@ impl OutputBinding for MqttBinding {
         }
     }
 
+    fn excludes_another(&self) -> bool {
+        self.mqtt.excludes_another()
+    }
+
     async fn close(&self) {
         PubSub::close(&self.mqtt).await;
     }
@@ -123,6 +127,10 @@ impl InputBinding for MqttBinding {
             retries: self.retries,
         };
         self.mqtt.subscribe(request, Arc::new(adapter)).await
+    }
+
+    fn excludes_another(&self) -> bool {
+        self.mqtt.excludes_another()
     }
 
     async fn close(&self) {

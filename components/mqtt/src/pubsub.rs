@@ -157,14 +157,10 @@ impl PubSub for Mqtt {
             calls: TaskTracker::new(),
         };
         let calls = route.calls.clone();
-        let subscribed = Self::ask(&self.commands, |reply| {
-            Command::Subscribe(filter.clone(), route, reply)
-        });
-        if let Err(error) = subscribed.await {
-            let undo = |reply| Command::Unsubscribe(filter, false, reply);
-            let _ = Self::ask(&self.commands, undo).await;
-            return Err(ComponentError(format!("mqtt error from subscribe: {error}")));
-        }
+        // Who gives up waiting does not want it any more either.
+        let unwanted = stop.clone().drop_guard();
+        let wanted = filter.clone();
+        let subscribed = Self::ask(&self.commands, |reply| Command::Subscribe(wanted, route, reply));
         let (commands, closed, ended) = (self.commands.clone(), self.closed.clone(), stop.clone());
         let stopped = self.tasks.spawn(async move {
             ended.cancelled().await;
@@ -178,11 +174,26 @@ impl PubSub for Mqtt {
             calls.close();
             calls.wait().await;
         });
-        Ok(Subscription { stop, stopped })
+        let subscription = Subscription { stop, stopped };
+        match subscribed.await {
+            Ok(()) => {
+                unwanted.disarm();
+                Ok(subscription)
+            }
+            Err(error) => {
+                subscription.close().await;
+                Err(ComponentError(format!("mqtt error from subscribe: {error}")))
+            }
+        }
     }
 
     async fn ping(&self) -> Result<(), ComponentError> {
         self.check_open()
+    }
+
+    /// The broker throws a client out when another one comes with its id.
+    fn excludes_another(&self) -> bool {
+        true
     }
 
     async fn close(&self) {

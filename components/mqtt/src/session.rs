@@ -362,8 +362,13 @@ impl Session {
                 self.waiting.insert(id, reply);
             }
             Command::Unsubscribe(filter, tell, reply) => {
-                self.routes.remove(&filter);
-                if tell {
+                // Another one may have taken its place meanwhile.
+                let is_ended = |route: &Route| route.stop.is_cancelled();
+                let ended = self.routes.get(&filter).is_none_or(is_ended);
+                if ended {
+                    self.routes.remove(&filter);
+                }
+                if tell && ended {
                     let id = self.fresh_id();
                     wire.put(&Outgoing::Unsubscribe { id, filter: &filter });
                     self.waiting.insert(id, reply);

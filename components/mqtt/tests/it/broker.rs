@@ -6,7 +6,9 @@ use std::time::Duration;
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
 use outrigger_components_api::testing::Recorder;
-use outrigger_components_api::testing::bindings::{Events, request};
+use outrigger_components_api::testing::bindings::{
+    Events, Input, Output, output_suite, queue_suite, request,
+};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_mqtt::{Mqtt, MqttBinding};
 
@@ -176,6 +178,47 @@ async fn what_cannot_be_is_refused() {
     broker.close().await;
     let error = broker.publish(text("t", "1")).await.unwrap_err();
     assert!(error.0.contains("component is closed"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_binding_keeps_every_promise() {
+    let server = Server::start().await;
+    let context = |name: &str| {
+        let settings = [
+            ("topic", "suite"),
+            ("consumerID", name),
+            ("backOffMaxRetries", "1"),
+        ];
+        server.context(&settings)
+    };
+    let writer = Arc::new(MqttBinding::connect_output(&context("writer")).await.unwrap());
+    let write = |data: &[u8]| {
+        let mut request = request("create", "", []);
+        request.data = data.to_vec().into();
+        request
+    };
+    let reader = MqttBinding::connect_input(&context("one")).await.unwrap();
+    let input = Input {
+        largest: 5 << 20,
+        redelivers: true,
+        given_up_after: &[0, 1, 2, 5, 20].map(Duration::from_millis),
+    };
+    queue_suite(Arc::new(reader), input, async |data| {
+        writer.invoke(write(data)).await.unwrap();
+    })
+    .await;
+    let reader = MqttBinding::connect_input(&context("two")).await.unwrap();
+    let seen = Events::failing_first(0);
+    let reading = reader.read(seen.clone()).await.unwrap();
+    let output = Output {
+        operations: &["create"],
+        write: &write,
+        largest: 5 << 20,
+        takes_bytes: true,
+        ends_with_close: true,
+    };
+    output_suite(writer, output, async |data| seen.came(data).await).await;
+    reading.close().await;
 }
 
 #[tokio::test]
