@@ -48,8 +48,32 @@ impl Exceptions {
             .map(|(_, reason)| reason.as_str())
     }
 
-    /// The setup without the components left out.
-    pub fn trim_setup(&self, setup: &mut Value) {
+    /// The case without the components left out: neither in its setup nor, as objects with such a `type`, in lists of
+    /// what is expected.
+    pub fn trim(&self, case: &mut Value) {
+        self.trim_setup(&mut case["setup"]);
+        if !self.components_left_out.is_empty()
+            && let Some(steps) = case.get_mut("steps")
+        {
+            self.trim_lists(steps);
+        }
+    }
+
+    fn trim_lists(&self, value: &mut Value) {
+        match value {
+            Value::Array(items) => {
+                items.retain(|item| {
+                    let name = item.get("type").and_then(Value::as_str);
+                    name.is_none_or(|name| !self.components_left_out.contains_key(name))
+                });
+                items.iter_mut().for_each(|item| self.trim_lists(item));
+            }
+            Value::Object(members) => members.values_mut().for_each(|member| self.trim_lists(member)),
+            _ => {}
+        }
+    }
+
+    fn trim_setup(&self, setup: &mut Value) {
         let left_out = |text: &Value| {
             let mut types = text
                 .as_str()
@@ -113,6 +137,12 @@ mod tests {
         let mut setup =
             serde_json::json!({"sidecars": [{"resources": [component("x.y"), component("x.z")]}, {}]});
         exceptions.trim_setup(&mut setup);
+        let mut case = serde_json::json!({"setup": {}, "steps": [{"got": {"list": [{"type": "x.y"}, {"type": "x.z"}, 1]}}]});
+        exceptions.trim(&mut case);
+        assert_eq!(
+            case["steps"][0]["got"]["list"],
+            serde_json::json!([{"type": "x.z"}, 1])
+        );
         assert_eq!(
             setup["sidecars"][0]["resources"],
             serde_json::json!([component("x.z")])

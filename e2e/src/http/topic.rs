@@ -95,7 +95,7 @@ pub(crate) async fn check_on<R: Replay>(folder: &Path, topic: &str, exceptions: 
     }
     if !exceptions.topics.contains_key(topic) {
         for case in &mut cases {
-            exceptions.trim_setup(&mut case["setup"]);
+            exceptions.trim(case);
         }
     }
     let outcomes = run::<R>(cases, &wishes).await;
