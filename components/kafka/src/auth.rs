@@ -1,8 +1,8 @@
 //! Who we are to the brokers, and who they are to us.
 
 use krafka::auth::oidc::{ClientCredentials, OidcTokenProvider};
-use krafka::auth::{AuthConfig, TlsConfig};
-use outrigger_components_api::metadata::Decoder;
+use krafka::auth::{AuthConfig, AwsMskIamCredentials, TlsConfig};
+use outrigger_components_api::metadata::{Decoder, parse_bool};
 
 /// Options of some of the types only.
 const CONDITIONAL: [&str; 8] = [
@@ -16,10 +16,11 @@ const CONDITIONAL: [&str; 8] = [
     "oidcExtensions",
 ];
 /// What belongs to `awsiam`, and its names of old.
-const AWS: [(&str, &str); 3] = [
+const AWS: [(&str, &str); 4] = [
     ("awsAccessKey", "accessKey"),
     ("awsSecretKey", "secretKey"),
     ("awsRegion", "region"),
+    ("awsSessionToken", "sessionToken"),
 ];
 
 /// Reads `authType` and what belongs to it.
@@ -35,10 +36,11 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
     let kind = match (text("authType"), decoder.text(&["authRequired"])) {
         (Some(kind), _) => kind.to_lowercase(),
         // What was before authType.
-        (None, Some(required)) => match required.to_lowercase().as_str() {
-            "true" => "password".to_owned(),
-            "false" => "none".to_owned(),
-            other => return Err(format!("invalid value for 'authRequired' attribute: {other}")),
+        (None, Some(required)) => match parse_bool(required) {
+            Some(true) if text("saslPassword").is_none() => "mtls".to_owned(),
+            Some(true) => "password".to_owned(),
+            Some(false) => "none".to_owned(),
+            None => return Err(format!("invalid value for 'authRequired' attribute: {required}")),
         },
         (None, None) => return Err("missing 'authType' attribute, e.g. authType: none".to_owned()),
     };
@@ -79,7 +81,12 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
             };
             Ok(with_tls(auth))
         }
-        "mtls" | "certificate" => {
+        // The brokers show who they are; without a client certificate nobody asks who we are.
+        "certificate" => {
+            need("caCert").map_err(|e| format!("kafka error: {e} for authType {kind}"))?;
+            Ok(AuthConfig::ssl(tls))
+        }
+        "mtls" => {
             for name in ["clientCert", "clientKey"] {
                 need(name).map_err(|e| format!("kafka error: {e} for authType {kind}"))?;
             }
@@ -106,11 +113,14 @@ pub(crate) fn decode(decoder: &Decoder<'_>) -> Result<AuthConfig, String> {
             let provider = provider.build().map_err(|error| error.to_string())?;
             Ok(with_tls(AuthConfig::sasl_oauthbearer_provider(provider)))
         }
-        "awsiam" => Ok(with_tls(AuthConfig::aws_msk_iam(
-            either(AWS[0])?,
-            either(AWS[1])?,
-            either(AWS[2])?,
-        ))),
+        "awsiam" => {
+            let mut credentials =
+                AwsMskIamCredentials::new(either(AWS[0])?, either(AWS[1])?, either(AWS[2])?);
+            if let Ok(token) = either(AWS[3]) {
+                credentials = credentials.with_session_token(token);
+            }
+            Ok(with_tls(AuthConfig::aws_msk_iam_with_credentials(credentials)))
+        }
         "oidc_private_key_jwt" => {
             Err("authType oidc_private_key_jwt is not supported by this build; use oidc".to_owned())
         }

@@ -78,6 +78,8 @@ impl OutputBinding for KafkaBinding {
 impl InputBinding for KafkaBinding {
     async fn read(&self, handler: Arc<dyn BindingHandler>) -> Result<Subscription, ComponentError> {
         let mut parts = Vec::new();
+        // Who gives up waiting does not want to read either.
+        let mut unwanted = Vec::new();
         for topic in &self.topics {
             let request = SubscribeRequest {
                 topic: topic.clone(),
@@ -88,7 +90,10 @@ impl InputBinding for KafkaBinding {
                 .subscribe(request, Arc::new(Adapter(handler.clone())))
                 .await;
             match part {
-                Ok(part) => parts.push(part),
+                Ok(part) => {
+                    unwanted.push(part.stop.clone().drop_guard());
+                    parts.push(part);
+                }
                 Err(error) => {
                     for part in parts {
                         part.close().await;
@@ -96,6 +101,9 @@ impl InputBinding for KafkaBinding {
                     return Err(error);
                 }
             }
+        }
+        for guard in unwanted {
+            guard.disarm();
         }
         let stop = self.shutdown.child_token();
         let ended = stop.clone();

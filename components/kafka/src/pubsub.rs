@@ -95,7 +95,7 @@ impl Kafka {
             kafka,
             producer,
             partitioner,
-            shutdown: context.shutdown.clone(),
+            shutdown: context.shutdown.child_token(),
             tasks: context.tasks.clone(),
         })
     }
@@ -186,6 +186,9 @@ impl PubSub for Kafka {
         request: SubscribeRequest,
         handler: Arc<dyn MessageHandler>,
     ) -> Result<Subscription, ComponentError> {
+        if self.shutdown.is_cancelled() {
+            return Err(ComponentError::new("kafka error: component is closed"));
+        }
         // Creates the topic if the brokers allow it: a group is given nothing of a topic that is not there.
         self.producer
             .partitions_for(&request.topic)
@@ -214,20 +217,10 @@ impl PubSub for Kafka {
         );
         let stopped = self.tasks.spawn(run);
         let subscription = Subscription { stop, stopped };
-        match established.await {
-            Ok(Ok(())) => Ok(subscription),
-            result => {
-                subscription.close().await;
-                let error = match result {
-                    Ok(Err(error)) => error,
-                    _ => "the subscription ended before it was established".to_owned(),
-                };
-                Err(ComponentError(format!(
-                    "kafka error: subscribing to {}: {error}",
-                    request.topic
-                )))
-            }
-        }
+        subscription.established(established).await.map_err(|error| {
+            let topic = &request.topic;
+            ComponentError(format!("kafka error: subscribing to {topic}: {error}"))
+        })
     }
 
     async fn ping(&self) -> Result<(), ComponentError> {
@@ -237,6 +230,7 @@ impl PubSub for Kafka {
     }
 
     async fn close(&self) {
+        self.shutdown.cancel();
         if let Err(error) = self.producer.close().await {
             tracing::debug!(%error, "closing the Kafka producer");
         }

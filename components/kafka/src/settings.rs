@@ -324,6 +324,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_auth_types_still_says_how_to_log_in() {
+        use krafka::auth::SecurityProtocol as Protocol;
+        let certificate = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----";
+        let mtls = [("clientCert", certificate), ("clientKey", certificate)];
+        let login = [("saslUsername", "u"), ("saslPassword", "p")];
+        let none: [(&str, &str); 0] = [];
+        for (kind, more, protocol) in [
+            (("authRequired", "F"), &none[..], Protocol::Plaintext),
+            (("authRequired", "TRUE"), &login, Protocol::SaslSsl),
+            (("authRequired", "1"), &mtls, Protocol::Ssl),
+            (
+                ("authType", "certificate"),
+                &[("caCert", certificate)],
+                Protocol::Ssl,
+            ),
+            (("authType", "mtls"), &mtls, Protocol::Ssl),
+        ] {
+            let pairs = [&[("brokers", "a:1"), kind], more].concat();
+            let settings = decode(&pairs).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+            assert_eq!(*settings.auth.security_protocol(), protocol, "{kind:?}");
+        }
+        for (kind, missing) in [
+            (("authType", "certificate"), "caCert"),
+            (("authType", "mtls"), "clientCert"),
+            (("authRequired", "perhaps"), "authRequired"),
+        ] {
+            let error = decode(&[("brokers", "a:1"), kind]).unwrap_err().0;
+            assert!(error.contains(missing), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         for (pairs, text) in [
             (vec![("authType", "none")], "brokers"),

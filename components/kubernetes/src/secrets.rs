@@ -58,6 +58,7 @@ impl KubernetesSecrets {
                     "namespace is missing on metadata and NAMESPACE env variable: give the metadata namespace, or set defaultNamespace",
                 )
             })
+            .and_then(|name| check_name("a namespace", name))
     }
 
     async fn api(&self, namespace: &str) -> Result<Api<Stored>, ComponentError> {
@@ -81,6 +82,24 @@ impl KubernetesSecrets {
         };
         Client::try_from(config).map_err(|error| failed(&error))
     }
+}
+
+/// A name that can be one (RFC 1123). It becomes part of a URL, in which others could mean another object than the one that the
+/// scopes of the app were asked about.
+fn check_name<'a>(of: &str, name: &'a str) -> Result<&'a str, ComponentError> {
+    let is_part = |part: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        !part.is_empty()
+            && part.bytes().all(|byte| inner(byte) || byte == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    if name.len() <= 253 && name.split('.').all(is_part) {
+        return Ok(name);
+    }
+    Err(ComponentError(format!(
+        "{name:?} is no name of {of}: lower case letters, digits, '-' and '.' are allowed, beginning and ending with a letter or digit"
+    )))
 }
 
 /// A Secret as Dapr's API shows it: values as text.
@@ -112,6 +131,7 @@ async fn asked<T>(asking: impl Future<Output = kube::Result<T>>) -> Result<T, Co
 impl SecretStore for KubernetesSecrets {
     async fn get(&self, name: &str, metadata: &RequestMetadata) -> Result<Option<Secret>, ComponentError> {
         let namespace = self.namespace(metadata)?;
+        let name = check_name("a Secret", name)?;
         let api = self.api(namespace).await?;
         Ok(Some(shown(asked(api.get(name)).await?)))
     }
@@ -154,5 +174,32 @@ mod tests {
         assert_eq!(store.namespace(&asked).unwrap(), "asked");
         let store = KubernetesSecrets::new(&init_context("kubernetes", [])).unwrap();
         assert!(store.namespace(&none).unwrap_err().0.contains("defaultNamespace"));
+    }
+
+    #[tokio::test]
+    async fn names_that_would_lead_elsewhere_are_refused() {
+        for name in ["db", "db.v1-2", "0", &"a".repeat(253)] {
+            assert_eq!(check_name("a Secret", name).unwrap(), name);
+        }
+        let store = KubernetesSecrets::new(&init_context("kubernetes", [])).unwrap();
+        let metadata =
+            |namespace: &str| RequestMetadata::from([("namespace".to_owned(), namespace.to_owned())]);
+        let long = "a".repeat(254);
+        for name in [
+            "db?x", "db/x", "", ".", "..", "a..b", "../db", "db%3F", "Db", "-a", "a-", "a b", "db#", "dé",
+            &long,
+        ] {
+            let error = store.get(name, &metadata("ns")).await.unwrap_err().0;
+            assert!(error.contains("is no name of a Secret"), "{name}: {error}");
+            if name.is_empty() {
+                continue;
+            }
+            for error in [
+                store.get("public", &metadata(name)).await.unwrap_err().0,
+                store.bulk_get(&metadata(name)).await.unwrap_err().0,
+            ] {
+                assert!(error.contains("is no name of a namespace"), "{name}: {error}");
+            }
+        }
     }
 }

@@ -23,6 +23,22 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("PGSSLROOTCERT", "sslrootcert"),
     ("PGTARGETSESSIONATTRS", "target_session_attrs"),
     ("PGOPTIONS", "options"),
+    ("PGPASSFILE", "passfile"),
+];
+
+/// What Go's driver knows and this does not.
+const UNSUPPORTED: [(&str, &str); 5] = [
+    ("service", "give its settings themselves"),
+    ("servicefile", "give its settings themselves"),
+    (
+        "krbsrvname",
+        "Kerberos is not there; use a password or a client certificate",
+    ),
+    (
+        "krbspn",
+        "Kerberos is not there; use a password or a client certificate",
+    ),
+    ("sslpassword", "give a key that is not encrypted"),
 ];
 
 /// Where a database is and how to talk to it.
@@ -176,18 +192,46 @@ pub(crate) fn target(mut words: Words, env: &BTreeMap<String, String>) -> Result
     let database = take("database");
     let user = take("user").or_else(|| env.get("USER").cloned());
     config.user(user.clone().unwrap_or_else(|| "postgres".to_owned()));
-    if let Some(database) = database.or(user) {
+    for (name, instead) in UNSUPPORTED {
+        if take(name).is_some() {
+            return Err(format!("{name} is not supported: {instead}"));
+        }
+    }
+    let database = database.or_else(|| user.clone());
+    if let Some(database) = &database {
         config.dbname(database);
     }
-    if let Some(password) = take("password") {
+    let (host, port) = (take("host"), take("port"));
+    let in_home = || Some(format!("{}/.pgpass", env.get("HOME")?));
+    let password_file = take("passfile").or_else(in_home);
+    // One that cannot be read counts as one that says nothing.
+    let from_file = || {
+        let text = std::fs::read_to_string(password_file?).ok()?;
+        let first = |list: Option<&String>, default: &str| {
+            let list = list.map_or("", String::as_str);
+            let first = list.split(',').next().unwrap_or_default().trim();
+            if first.is_empty() { default } else { first }.to_owned()
+        };
+        let place = [
+            first(host.as_ref(), "localhost"),
+            first(port.as_ref(), "5432"),
+            database.unwrap_or_default(),
+            user.unwrap_or_default(),
+        ];
+        stored_password(&text, &place)
+    };
+    if let Some(password) = take("password").or_else(from_file) {
         config.password(password);
     }
-    addresses(&mut config, take("host"), take("hostaddr"), take("port"))?;
+    addresses(&mut config, host, take("hostaddr"), port)?;
     if let Some(seconds) = take("connect_timeout") {
         let seconds = seconds
             .parse()
             .map_err(|_| "invalid connect_timeout".to_owned())?;
-        config.connect_timeout(Duration::from_secs(seconds));
+        // Without end, where libpq's would be.
+        if seconds > 0 {
+            config.connect_timeout(Duration::from_secs(seconds));
+        }
     }
     if let Some(name) = take("application_name") {
         config.application_name(name);
@@ -208,13 +252,7 @@ pub(crate) fn target(mut words: Words, env: &BTreeMap<String, String>) -> Result
         take("sslkey"),
     )?;
     let pool = pool(&mut take)?;
-    for known in [
-        "sslsni",
-        "sslnegotiation",
-        "sslpassword",
-        "passfile",
-        "servicefile",
-    ] {
+    for known in ["sslsni", "sslnegotiation"] {
         take(known);
     }
     // The rest are settings of the session.
@@ -229,6 +267,27 @@ pub(crate) fn target(mut words: Words, env: &BTreeMap<String, String>) -> Result
         config.options(options.trim());
     }
     Ok(Target { config, tls, pool })
+}
+
+/// The password of the first line of a password file that is for this host, port, database and user: fields between
+/// colons, `*` for any, a backslash before a colon or backslash that belongs to a field.
+fn stored_password(text: &str, place: &[String; 4]) -> Option<String> {
+    let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.find_map(|line| {
+        let mut fields = [const { String::new() }; 5];
+        let (mut at, mut chars) = (0, line.chars());
+        while let Some(c) = chars.next() {
+            match c {
+                ':' if at < 4 => at += 1,
+                '\\' => fields[at].extend(chars.next()),
+                c => fields[at].push(c),
+            }
+        }
+        let [.., password] = &fields;
+        let mut pairs = fields.iter().zip(place);
+        let is_for_it = at == 4 && pairs.all(|(field, wanted)| field == "*" || field == wanted);
+        is_for_it.then(|| password.clone())
+    })
 }
 
 fn addresses(
@@ -394,6 +453,65 @@ mod tests {
         assert_eq!(target.config.get_hosts(), [Host::Tcp("h".into())]);
         assert_eq!(target.config.get_user(), Some("me"));
         assert_eq!(target.config.get_dbname(), Some("me"));
+    }
+
+    #[test]
+    fn passwords_are_looked_up_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "# h:*:*:*:no\nh:1:d:u:wrong\n*:5432:d\\:x:u:right\\:one:and more\nh:*:*:*:any\n";
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().display();
+        let password = |words: &str| {
+            let target = read(&format!("passfile='{path}' {words}")).unwrap();
+            target
+                .config
+                .get_password()
+                .map(|password| String::from_utf8(password.to_vec()).unwrap())
+        };
+        assert_eq!(
+            password("host=x user=u dbname=d:x").unwrap(),
+            "right:one:and more"
+        );
+        assert_eq!(password("host=h,x port=2,1 user=u dbname=d").unwrap(), "any");
+        assert_eq!(password("host=h user=u password=own").unwrap(), "own");
+        assert_eq!(password("host=y user=u"), None);
+        let env = [("PGPASSFILE".to_owned(), file.path().display().to_string())].into();
+        let target = super::target(parse("host=h user=me").unwrap(), &env).unwrap();
+        assert_eq!(target.config.get_password(), Some(&b"any"[..]));
+        assert!(
+            read("host=h passfile=/no/such/file")
+                .unwrap()
+                .config
+                .get_password()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn no_limit_for_connecting_is_no_limit_of_nothing() {
+        assert_eq!(
+            read("host=a connect_timeout=0")
+                .unwrap()
+                .config
+                .get_connect_timeout(),
+            None
+        );
+        let limited = read("host=a connect_timeout=2").unwrap();
+        assert_eq!(
+            limited.config.get_connect_timeout(),
+            Some(&Duration::from_secs(2))
+        );
+    }
+
+    #[test]
+    fn what_only_gos_driver_knows_is_refused_by_name() {
+        for name in ["service", "servicefile", "krbsrvname", "krbspn", "sslpassword"] {
+            let error = read(&format!("host=a {name}=x")).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{name} is not supported: ")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

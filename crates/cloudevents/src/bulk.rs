@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrigger_gojson::{Numbers, Value, to_vec, write_string, write_to};
 use thiserror::Error;
 
-use crate::{BULK_TYPE, Event, content_type};
+use crate::{BULK_TYPE, Event, content_type, go_base64};
 
 /// An entry's `event` is not what its content type says. The texts are Dapr's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -28,9 +28,7 @@ pub enum EntryError {
 pub fn entry_bytes(event: &Value, content_type: &str) -> Result<Vec<u8>, EntryError> {
     if content_type::is_binary(content_type, &[]) {
         let text = event.as_str().ok_or(EntryError::Mismatch)?;
-        return STANDARD
-            .decode(text)
-            .map_err(|error| EntryError::Base64(offset(text, &error)));
+        return go_base64::decode(text).map_err(EntryError::Base64);
     }
     if content_type::is_text(content_type) {
         return event
@@ -42,13 +40,6 @@ pub fn entry_bytes(event: &Value, content_type: &str) -> Result<Vec<u8>, EntryEr
         return Ok(to_vec(event, Numbers::Float64, true));
     }
     Err(EntryError::Mismatch)
-}
-
-fn offset(text: &str, error: &base64::DecodeError) -> usize {
-    match error {
-        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
-        base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
-    }
 }
 
 /// An entry of a bulk delivery.

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use outrigger_gojson::{Numbers, Value, write_bytes_string, write_string, write_to};
 use thiserror::Error;
 
-use crate::{content_type, time};
+use crate::{content_type, go_base64, time};
 
 /// A CloudEvent as a JSON object. Read with [`Event::attribute`] and its kin, written with [`Event::to_json`].
 #[derive(Debug, Clone, PartialEq)]
@@ -157,7 +155,7 @@ impl Event {
     pub fn data_bytes(&self) -> Result<Vec<u8>, DataError> {
         match self.members.get("data_base64") {
             // What cannot be decoded arrives as nothing.
-            Some(Value::String(text)) => Ok(STANDARD.decode(text).unwrap_or_default()),
+            Some(Value::String(text)) => Ok(go_base64::decode(text).unwrap_or_default()),
             None | Some(Value::Null) => self.plain_data_bytes(),
             Some(_) => Err(DataError),
         }

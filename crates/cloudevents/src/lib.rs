@@ -12,6 +12,7 @@ pub mod bulk;
 pub mod content_type;
 mod deliver;
 mod event;
+mod go_base64;
 mod time;
 
 pub use build::{BuildError, EventInput, build, wrap};

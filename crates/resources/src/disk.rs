@@ -309,52 +309,38 @@ pub fn split(bytes: &[u8]) -> Vec<(usize, &[u8])> {
 /// Resiliency resources at start: each file is one document (its first), only `kind` and scopes are checked, a
 /// missing directory counts as empty.
 pub fn read_resiliency(directories: &[impl AsRef<Path>], app_id: &str) -> Selected<Resiliency> {
-    let mut selected = Selected {
-        resources: Vec::new(),
-        warnings: Vec::new(),
-    };
-    for directory in directories {
-        let files = match yaml_files(directory.as_ref(), &mut selected.warnings) {
-            Ok(files) => files,
-            Err(error) => {
-                let path = directory.as_ref().display();
-                selected
-                    .warnings
-                    .push(format!("no resiliency policies are read from {path}: {error}"));
-                continue;
-            }
-        };
-        for path in files {
-            match std::fs::read_to_string(&path)
-                .map_err(|error| error.to_string())
-                .and_then(|text| resiliency(&text))
-            {
-                Ok(Some(resource)) if resource.in_scope(app_id) => selected.resources.push(resource),
-                Ok(_) => {}
-                Err(error) => {
-                    let path = path.display();
-                    selected
-                        .warnings
-                        .push(format!("resiliency policies in {path} are skipped: {error}"));
-                }
-            }
+    let mut warnings = Vec::new();
+    let mut resources = Vec::new();
+    for (_, read) in resiliency_files(directories, &mut warnings) {
+        match read {
+            Ok(resource) => resources.extend(resource.filter(|resource| resource.in_scope(app_id))),
+            Err(warning) => warnings.push(warning),
         }
     }
-    selected
+    Selected { resources, warnings }
 }
 
-/// Whether [`read_resiliency`] would have to skip a file because it cannot be read.
-pub fn is_resiliency_broken(directories: &[impl AsRef<Path>]) -> bool {
-    directories.iter().any(|directory| {
-        yaml_files(directory.as_ref(), &mut Vec::new()).is_ok_and(|files| {
-            files.iter().any(|path| {
-                std::fs::read_to_string(path)
-                    .map_err(|error| error.to_string())
-                    .and_then(|text| resiliency(&text))
-                    .is_err()
-            })
-        })
-    })
+/// The Resiliency of each file that may hold one, or why it is skipped.
+pub fn resiliency_files(
+    directories: &[impl AsRef<Path>],
+    warnings: &mut Vec<String>,
+) -> Vec<(PathBuf, Result<Option<Resiliency>, String>)> {
+    let mut all = Vec::new();
+    for directory in directories {
+        let files = yaml_files(directory.as_ref(), warnings).unwrap_or_else(|error| {
+            let path = directory.as_ref().display();
+            warnings.push(format!("no resiliency policies are read from {path}: {error}"));
+            Vec::new()
+        });
+        for path in files {
+            let read = std::fs::read_to_string(&path)
+                .map_err(|error| error.to_string())
+                .and_then(|text| resiliency(&text))
+                .map_err(|error| format!("resiliency policies in {} are skipped: {error}", path.display()));
+            all.push((path, read));
+        }
+    }
+    all
 }
 
 /// The Resiliency in the first document of a text, if it is one.

@@ -140,7 +140,8 @@ async fn settle(events: &mut watch::Receiver<()>) {
 struct Reader {
     source: FileSource,
     good: BTreeMap<PathBuf, Vec<Document>>,
-    resiliencies: Option<Vec<Resiliency>>,
+    /// Of each file that may hold policies, in the order of reading.
+    policies: Vec<(PathBuf, Option<Resiliency>)>,
     configuration: Configuration,
     /// What was complained about when last read, so that it is not said again and again.
     complained: BTreeSet<String>,
@@ -150,7 +151,7 @@ impl Reader {
     fn new(source: FileSource) -> Self {
         Self {
             good: BTreeMap::new(),
-            resiliencies: None,
+            policies: Vec::new(),
             configuration: source.configuration.clone(),
             complained: BTreeSet::new(),
             source,
@@ -193,11 +194,7 @@ impl Reader {
     fn resources(&mut self, complaints: &mut BTreeSet<String>) -> Result<Resources, disk::LoadError> {
         let directories = &self.source.directories;
         let read = disk::read(directories)?;
-        let is_broken = disk::is_resiliency_broken(directories);
-        let policies = disk::read_resiliency(directories, &self.source.app_id);
-        if is_broken {
-            complaints.extend(policies.warnings);
-        }
+        let resiliencies = self.resiliencies(complaints);
         let (documents, good) = with_last_good(read, &self.good, complaints);
         let filter = Filter {
             namespace: &self.source.namespace,
@@ -207,14 +204,28 @@ impl Reader {
             components: select::<Component>(&documents, filter, complaints)?,
             subscriptions: select::<Subscription>(&documents, filter, complaints)?,
             http_endpoints: select::<HttpEndpoint>(&documents, filter, complaints)?,
-            resiliencies: match self.resiliencies.take() {
-                Some(known) if is_broken => known,
-                _ => policies.resources,
-            },
+            resiliencies,
         };
         self.good = good;
-        self.resiliencies = Some(resources.resiliencies.clone());
         Ok(resources)
+    }
+
+    /// The policies; of a broken file those that were last read of it.
+    fn resiliencies(&mut self, complaints: &mut BTreeSet<String>) -> Vec<Resiliency> {
+        // What is wrong with a directory the other resources say.
+        let files = disk::resiliency_files(&self.source.directories, &mut Vec::new());
+        let known = std::mem::take(&mut self.policies);
+        for (path, read) in files {
+            let policies = read.unwrap_or_else(|complaint| {
+                complaints.insert(complaint);
+                let mut known = known.iter();
+                known.find_map(|(at, policies)| (*at == path).then(|| policies.clone())?)
+            });
+            self.policies.push((path, policies));
+        }
+        let all = self.policies.iter().filter_map(|(_, policies)| policies.as_ref());
+        let of_app = all.filter(|resource| resource.in_scope(&self.source.app_id));
+        of_app.cloned().collect()
     }
 }
 
@@ -328,6 +339,40 @@ mod tests {
         assert_eq!(names(&mut reader), None);
         std::fs::remove_file(&b).unwrap();
         assert_eq!(names(&mut reader).unwrap(), ["one state.redis"]);
+    }
+
+    #[test]
+    fn a_broken_file_holds_up_its_own_policies_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let policies = |name: &str, timeout: &str| {
+            format!(
+                "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {{name: {name}}}\nspec: {{policies: {{timeouts: {{t: {timeout}}}}}}}\n"
+            )
+        };
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        write("a.yaml", &policies("a", "1s"));
+        write("b.yaml", &policies("b", "1s"));
+        write("c.yaml", &component("one", "state.in-memory"));
+        let mut reader = reader(directory.path());
+        let mut read = || -> Vec<String> {
+            let all = reader.read().into_iter().find_map(|change| match change {
+                ResourceChange::Resiliency(Change::All(all)) => Some(all),
+                _ => None,
+            });
+            let one = |resource: Resiliency| {
+                let timeouts = format!("{:?}", resource.spec.policies.timeouts);
+                format!("{} {}", resource.metadata.name, timeouts.contains("1s"))
+            };
+            all.unwrap().into_iter().map(one).collect()
+        };
+        assert_eq!(read(), ["a true", "b true"]);
+        write("b.yaml", &policies("b", "[1]"));
+        write("c.yaml", "kind: [");
+        write("a.yaml", &policies("a", "2s"));
+        assert_eq!(read(), ["a false", "b true"]);
+        write("b.yaml", &policies("b", "3s"));
+        std::fs::remove_file(directory.path().join("a.yaml")).unwrap();
+        assert_eq!(read(), ["b false"]);
     }
 
     #[tokio::test]
