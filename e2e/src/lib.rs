@@ -16,4 +16,5 @@ pub mod relay;
 pub mod sdk;
 pub mod sentry;
 pub mod sentry_vectors;
+pub mod servers;
 pub mod services;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::process::{Daprd, DaprdOptions, Port, Program, RedisServer, Running, free_port};
+use crate::servers::{Kind, Server};
 use crate::services::{RunningService, Service};
 
 /// How long a driver may take for all its checks.
@@ -68,6 +69,8 @@ pub struct World {
     sidecars: Vec<Sidecar>,
     /// The control plane.
     services: Vec<RunningService>,
+    /// The database behind `querystore`.
+    postgres: Option<Server>,
     /// Ends last.
     redis: RedisServer,
 }
@@ -142,6 +145,7 @@ impl World {
             flags: Vec::new(),
             sidecars: Vec::new(),
             services: Vec::new(),
+            postgres: None,
             redis,
         }
     }
@@ -150,6 +154,22 @@ impl World {
     #[must_use]
     pub fn with_env(mut self, key: &str, value: &str) -> Self {
         self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts PostgreSQL and adds the state store on it, `querystore`, the one that can be queried.
+    ///
+    /// # Panics
+    /// If it is not installed.
+    pub async fn with_queries(mut self) -> Self {
+        let server = Server::start(Kind::Postgres).await;
+        let (_, of_type, pairs) = server.component();
+        let pairs: Vec<(&str, &str)> = pairs
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        self.resources.push(component("querystore", of_type, &pairs));
+        self.postgres = Some(server);
         self
     }
 

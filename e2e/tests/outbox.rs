@@ -4,9 +4,6 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
-#[path = "server_faults/servers.rs"]
-#[allow(dead_code, reason = "shared with the tests of faults, which use more of it")]
-mod servers;
 #[path = "outbox/stores.rs"]
 mod stores;
 

@@ -11,7 +11,8 @@ async fn every_call_of_the_javascript_sdk_is_served() {
     let modules = installed(".cache/npm/node_modules").display().to_string();
     let script = |name: &str| root().join("e2e/sdk/js").join(name).display().to_string();
     let node = PathBuf::from("node");
-    let mut world = World::start(&[]).await.with_env("NODE_PATH", &modules);
+    let world = World::start(&[]).await.with_env("NODE_PATH", &modules);
+    let mut world = world.with_queries().await;
     for protocol in ["http", "grpc"] {
         let app = App {
             protocol,
@@ -27,7 +28,7 @@ async fn every_call_of_the_javascript_sdk_is_served() {
         world.daprd("js-ending-http").http_port().to_string(),
         world.daprd("js-ending-grpc").grpc_port().to_string(),
     ];
-    world.drive("js-driver", &node, &args, 64).await;
+    world.drive("js-driver", &node, &args, 68).await;
     world.ended("js-ending-http").await;
     world.ended("js-ending-grpc").await;
 }

@@ -25,7 +25,7 @@ scopes: [py-fastapi]
 async fn every_call_of_the_python_sdk_is_served() {
     let python = installed(".cache/venv/bin/python");
     let script = |name: &str| root().join("e2e/sdk/python").join(name).display().to_string();
-    let mut world = World::start(&[DECLARED]).await;
+    let mut world = World::start(&[DECLARED]).await.with_queries().await;
     for (app_id, file, protocol) in [
         ("py-fastapi", "app_fastapi.py", "http"),
         ("py-flask", "app_flask.py", "http"),
@@ -42,7 +42,7 @@ async fn every_call_of_the_python_sdk_is_served() {
     world.sidecar("py-ending").await;
     let grpc = |app_id: &str| format!("127.0.0.1:{}", world.daprd(app_id).grpc_port());
     let args = [script("driver.py"), grpc("py-ending"), grpc("py-fastapi")];
-    world.drive("py-driver", &python, &args, 52).await;
+    world.drive("py-driver", &python, &args, 55).await;
     world.ended("py-ending").await;
 }
 

@@ -4,17 +4,13 @@
 // Tests fail by panicking, their helpers too.
 #![allow(clippy::unwrap_used)]
 
-#[path = "server_faults/servers.rs"]
-#[allow(dead_code, reason = "shared with the tests of faults, which use more of it")]
-mod servers;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::{Daprd, DaprdOptions};
 use outrigger_e2e::sdk::component;
-use servers::{Authority, Kind, Server};
+use outrigger_e2e::servers::{Authority, Kind, Server};
 
 /// The component with settings for TLS that trust this certificate.
 fn trusting(server: &Server, kind: Kind, certificate: &str, dir: &Path) -> String {
@@ -50,6 +46,7 @@ fn trusting(server: &Server, kind: Kind, certificate: &str, dir: &Path) -> Strin
             pairs.push(("clientCert", inline(&server.certificate())));
             pairs.push(("clientKey", inline(&server.key())));
         }
+        Kind::Vault | Kind::Smtp => unreachable!("their TLS is tested in `components/vault` and `mail`"),
     }
     let pairs: Vec<(&str, &str)> = pairs
         .iter()

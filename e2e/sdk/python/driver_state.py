@@ -123,6 +123,33 @@ def _(client):
     equal(error.error_code(), "DAPR_STATE_ILLEGAL_KEY")
 
 
+PEOPLE = [("q1", "Ann", "Rome", 30), ("q2", "Bob", "Oslo", 20), ("q3", "Cid", "Rome", 40), ("q4", "Dot", "Rome", 10)]
+IN_ROME = {
+    "filter": {"EQ": {"city": "Rome"}},
+    "sort": [{"key": "name", "order": "DESC"}],
+    "page": {"limit": 2},
+}
+
+
+@check("state: a query with filter, order and pages")
+def _(client):
+    people = [
+        StateItem(f"py-{key}", json.dumps({"name": name, "city": city, "age": age}), metadata={"contentType": "application/json"})
+        for key, name, city, age in PEOPLE
+    ]
+    client.save_bulk_state("querystore", people)
+    found = client.query_state("querystore", json.dumps(IN_ROME))
+    equal([(one.key, one.json()["name"]) for one in found.results], [("py-q4", "Dot"), ("py-q3", "Cid")])
+    assert found.token, "there is more"
+    page = {**IN_ROME, "page": {"limit": 2, "token": found.token}}
+    equal([one.key for one in client.query_state("querystore", json.dumps(page)).results], ["py-q1"])
+    both = {"filter": {"AND": [{"EQ": {"city": "Rome"}}, {"IN": {"name": ["Ann", "Bob"]}}]}}
+    equal([one.key for one in client.query_state("querystore", json.dumps(both)).results], ["py-q1"])
+    for key, *_ in PEOPLE:
+        client.delete_state("querystore", f"py-{key}")
+    equal(list(client.query_state("querystore", json.dumps(IN_ROME)).results), [])
+
+
 @check("state: a store that cannot query says so")
 def _(client):
     error = raises(DaprGrpcError, client.query_state, "statestore", '{"filter":{}}')

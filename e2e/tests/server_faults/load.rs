@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use outrigger_e2e::ask::{get, text};
 use outrigger_e2e::http::client::{Request, send};
 use outrigger_e2e::process::Daprd;
+use outrigger_e2e::servers::Server;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
+/// Bytes of a value or an event: of all that is sent, no more than what is under way may stay in the sidecar.
+pub(crate) const PAYLOAD: usize = 64 << 10;
 /// How long a call may take: longer than any of the components' own limits, so that none is cut off from here.
 const CALL: Duration = Duration::from_secs(60);
 /// How long work may take to go on after a fault.
@@ -24,12 +27,25 @@ pub(crate) enum Work {
     Writes,
     /// `POST /v1.0/publish/ps/t`, delivered to the app.
     Events,
+    /// `GET /v1.0/secrets/vault/load`.
+    Secrets,
+    /// `POST /v1.0/bindings/mail`.
+    Mails,
+}
+
+impl Work {
+    /// Whether much is sent.
+    pub(crate) fn is_heavy(self) -> bool {
+        matches!(self, Self::Writes | Self::Events)
+    }
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     pub(crate) acknowledged: BTreeSet<String>,
     pub(crate) failed: usize,
+    /// Resident memory before the work, and the most during it, in bytes.
+    pub(crate) memory_at_rest: u64,
     pub(crate) most_memory: u64,
     pub(crate) health_answers: usize,
     pub(crate) health_failures: usize,
@@ -56,6 +72,7 @@ impl Load {
         let outcome = Outcome {
             acknowledged: BTreeSet::new(),
             failed: 0,
+            memory_at_rest: resident(sidecar.pid()),
             most_memory: 0,
             health_answers: 0,
             health_failures: 0,
@@ -93,12 +110,12 @@ impl Load {
             .await;
     }
 
-    /// Waits for many further acknowledgements; how long the first took.
-    pub(crate) async fn again(&self, what: &str) -> Duration {
+    /// Waits for that many further acknowledgements; how long the first took.
+    pub(crate) async fn again(&self, what: &str, many: usize) -> Duration {
         let back = Instant::now();
         self.more(what, 1).await;
         let waited = back.elapsed();
-        self.more(what, 50).await;
+        self.more(what, many).await;
         waited
     }
 
@@ -126,23 +143,36 @@ async fn run(tally: Shared, port: u16, work: Work, worker: usize) {
             return;
         }
         let name = format!("{worker}-{n}");
-        let (path, body) = match work {
+        let pad = "x".repeat(PAYLOAD);
+        let (method, path, body) = match work {
             Work::Writes => (
+                "POST",
                 "/v1.0/state/st",
-                format!("[{{\"key\":\"{name}\",\"value\":\"{name}\"}}]"),
+                format!("[{{\"key\":\"{name}\",\"value\":\"{name}{pad}\"}}]"),
             ),
-            Work::Events => ("/v1.0/publish/ps/t", format!("{{\"name\":\"{name}\"}}")),
+            Work::Events => (
+                "POST",
+                "/v1.0/publish/ps/t",
+                format!("{{\"name\":\"{name}\",\"pad\":\"{pad}\"}}"),
+            ),
+            Work::Secrets => ("GET", "/v1.0/secrets/vault/load", String::new()),
+            Work::Mails => (
+                "POST",
+                "/v1.0/bindings/mail",
+                format!("{{\"operation\":\"create\",\"data\":\"{name}\"}}"),
+            ),
         };
         let request = Request {
-            method: "POST".into(),
+            method: method.into(),
             path: path.into(),
             headers: vec![("content-type".into(), "application/json".into())],
-            body: Some(body.into_bytes()),
+            body: (!body.is_empty()).then(|| body.into_bytes()),
             chunked: false,
         };
-        let ok = send(port, &request, CALL)
-            .await
-            .is_ok_and(|answer| answer.status == 204);
+        let ok = send(port, &request, CALL).await.is_ok_and(|answer| match work {
+            Work::Secrets => answer.status == 200 && answer.body == br#"{"word":"hush"}"#,
+            _ => answer.status == 204,
+        });
         with(&tally, |tally| {
             if ok {
                 tally.outcome.acknowledged.insert(name);
@@ -189,13 +219,39 @@ fn resident(pid: u32) -> u64 {
 }
 
 /// Everything acknowledged can be read, or came to the app.
-pub(crate) async fn nothing_is_lost(sidecar: &Daprd, work: Work, outcome: &Outcome, app: &App) {
+pub(crate) async fn nothing_is_lost(
+    sidecar: &Daprd,
+    work: Work,
+    outcome: &Outcome,
+    app: &App,
+    server: &Server,
+) {
+    if work == Work::Secrets {
+        return;
+    }
+    if work == Work::Mails {
+        let mails = server.mails();
+        let bodies: HashSet<&str> = mails
+            .iter()
+            .filter_map(|mail| mail["body"].as_str())
+            .map(str::trim)
+            .collect();
+        for name in &outcome.acknowledged {
+            assert!(
+                bodies.contains(name.as_str()),
+                "{name} was acknowledged and is lost"
+            );
+        }
+        return;
+    }
     if work == Work::Writes {
         for name in &outcome.acknowledged {
             let answer = get(sidecar.http_port(), &format!("/v1.0/state/st/{name}")).await;
-            assert_eq!(
-                (answer.status, text(&answer)),
-                (200, format!("\"{name}\"")),
+            let value = text(&answer);
+            assert!(
+                answer.status == 200
+                    && value.starts_with(&format!("\"{name}x"))
+                    && value.len() == name.len() + PAYLOAD + 2,
                 "{name} was acknowledged and is lost"
             );
         }

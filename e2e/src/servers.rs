@@ -1,27 +1,47 @@
-//! The servers, set up so that what they acknowledge is on disk.
+//! The servers behind components, set up so that what they acknowledge is on disk; they can be killed, paused and started
+//! again with their data.
+
+// Panics with a clear text are this crate's way.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use outrigger_e2e::process::{Port, Program, Running, free_port};
-use outrigger_e2e::sdk::installed;
+use crate::http::client::{Request, send};
+use crate::process::{Port, Program, Running, free_port};
+use crate::sdk::{installed, root};
 
 /// How long a server may take to listen.
 const LISTENS: Duration = Duration::from_secs(90);
 
+/// Where the mail server keeps what it gets.
+const MAILS: &str = "mails.jsonl";
+
+/// A server and what it is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// Redis as a state store.
     RedisState,
+    /// Redis as a broker.
     RedisStreams,
+    /// PostgreSQL.
     Postgres,
+    /// RabbitMQ.
     RabbitMq,
+    /// Mosquitto.
     Mosquitto,
+    /// Kafka, one broker that is its own controller.
     Kafka,
+    /// Vault's KV engine (`e2e/vault-kv`), with a secret `load` in it. What it keeps is in memory.
+    Vault,
+    /// A mail server that keeps what it gets in `mails.jsonl`.
+    Smtp,
 }
 
-pub(crate) struct Server {
+/// A running server on free ports, with a folder of its own. Dropping it ends it.
+pub struct Server {
     kind: Kind,
     dir: tempfile::TempDir,
     ports: [Port; 3],
@@ -33,16 +53,24 @@ pub(crate) struct Server {
 }
 
 /// Building block, type and metadata of the component on a server.
-type Component = (&'static str, &'static str, Vec<(&'static str, String)>);
+pub type Component = (&'static str, &'static str, Vec<(&'static str, String)>);
 
 /// A certificate for this machine that vouches for itself.
-pub(crate) struct Authority {
-    pub(crate) certificate: String,
+pub struct Authority {
+    /// In PEM.
+    pub certificate: String,
     key: String,
 }
 
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Authority {
-    pub(crate) fn new() -> Self {
+    /// With a new key.
+    pub fn new() -> Self {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         Self {
@@ -53,19 +81,18 @@ impl Authority {
 }
 
 impl Server {
-    pub(crate) async fn start(kind: Kind) -> Self {
+    /// Starts one and waits until it listens.
+    pub async fn start(kind: Kind) -> Self {
         Self::start_with(kind, None).await
     }
 
     /// A server that speaks nothing but TLS.
-    #[allow(dead_code, reason = "the tests of faults need no TLS")]
-    pub(crate) async fn start_tls(kind: Kind) -> Self {
+    pub async fn start_tls(kind: Kind) -> Self {
         Self::start_with(kind, Some(Authority::new())).await
     }
 
     /// The certificate to trust.
-    #[allow(dead_code, reason = "the tests of faults need no TLS")]
-    pub(crate) fn certificate(&self) -> String {
+    pub fn certificate(&self) -> String {
         self.tls
             .as_ref()
             .map(|tls| tls.certificate.clone())
@@ -73,8 +100,7 @@ impl Server {
     }
 
     /// The key of that certificate, with which Kafka's clients prove who they are.
-    #[allow(dead_code, reason = "the tests of faults need no TLS")]
-    pub(crate) fn key(&self) -> String {
+    pub fn key(&self) -> String {
         self.tls.as_ref().map(|tls| tls.key.clone()).unwrap_or_default()
     }
 
@@ -99,7 +125,8 @@ impl Server {
         server
     }
 
-    fn port(&self) -> u16 {
+    /// Where clients connect.
+    pub fn port(&self) -> u16 {
         self.ports[0].number()
     }
 
@@ -110,7 +137,7 @@ impl Server {
     fn prepare(&mut self) {
         let (dir, port) = (self.dir.path().to_path_buf(), self.port());
         match self.kind {
-            Kind::RedisState | Kind::RedisStreams => {}
+            Kind::RedisState | Kind::RedisStreams | Kind::Vault | Kind::Smtp => {}
             Kind::Postgres => prepare_postgres(&dir, self.tls.is_some()),
             Kind::RabbitMq => {
                 let listener = if self.tls.is_some() {
@@ -160,7 +187,7 @@ impl Server {
     }
 
     /// The same data on the same port; returns once it listens.
-    pub(crate) async fn start_again(&mut self) {
+    pub async fn start_again(&mut self) {
         let (dir, port) = (self.dir.path(), self.port().to_string());
         let program = match self.kind {
             Kind::RedisState | Kind::RedisStreams => {
@@ -201,6 +228,16 @@ impl Server {
             Kind::Kafka => Program::new("kafka", Path::new("java"), dir)
                 .args(java())
                 .args(["kafka.Kafka", "server.properties"]),
+            Kind::Vault => Program::new("vault-kv", &installed(".cache/vault/vault-kv"), dir)
+                .args(["-listen".to_owned(), format!("127.0.0.1:{port}")]),
+            Kind::Smtp => {
+                let script = root().join("e2e/tools/smtp_sink.py").display().to_string();
+                Program::new("sink", &installed(".cache/venv/bin/python"), dir).args([
+                    script,
+                    port,
+                    dir.join(MAILS).display().to_string(),
+                ])
+            }
         };
         self.process = Some(program.start());
         let end = Instant::now() + LISTENS;
@@ -217,6 +254,32 @@ impl Server {
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        if self.kind == Kind::Vault {
+            self.keep_secret().await;
+        }
+    }
+
+    async fn keep_secret(&self) {
+        let request = Request {
+            method: "POST".into(),
+            path: "/v1/secret/data/dapr/load".into(),
+            headers: vec![
+                ("x-vault-token".into(), "root".into()),
+                ("x-vault-request".into(), "true".into()),
+            ],
+            body: Some(br#"{"data":{"word":"hush"}}"#.to_vec()),
+            chunked: false,
+        };
+        let answer = send(self.port(), &request, LISTENS).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    }
+
+    /// The mails that came to a mail server.
+    pub fn mails(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.dir.path().join(MAILS)).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     fn rabbitmq(&self) -> Program {
@@ -241,18 +304,20 @@ impl Server {
     }
 
     /// The end without a word: the server and all it has started.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.signal("KILL");
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
     }
 
-    pub(crate) fn pause(&self) {
+    /// Stops it in the middle of whatever it does, until [`Server::resume`].
+    pub fn pause(&self) {
         self.signal("STOP");
     }
 
-    pub(crate) fn resume(&self) {
+    /// Lets it go on.
+    pub fn resume(&self) {
         self.signal("CONT");
     }
 
@@ -270,7 +335,7 @@ impl Server {
     }
 
     /// The component that works on it.
-    pub(crate) fn component(&self) -> Component {
+    pub fn component(&self) -> Component {
         let port = self.port();
         let pairs = |pairs: &[(&'static str, &str)]| {
             pairs
@@ -329,6 +394,22 @@ impl Server {
                     ("sessionTimeout", "6s"),
                     ("heartbeatInterval", "500ms"),
                     ("readTimeout", "4s"),
+                ]),
+            ),
+            Kind::Vault => (
+                "secretstores",
+                "secretstores.hashicorp.vault",
+                pairs(&[("vaultAddr", "http://127.0.0.1:{port}"), ("vaultToken", "root")]),
+            ),
+            Kind::Smtp => (
+                "bindings",
+                "bindings.smtp",
+                pairs(&[
+                    ("host", "127.0.0.1"),
+                    ("port", "{port}"),
+                    ("emailFrom", "shop@example.com"),
+                    ("emailTo", "first@example.com"),
+                    ("subject", "load"),
                 ]),
             ),
         }
