@@ -394,6 +394,28 @@ impl Invoker {
         result
     }
 
+    /// One attempt under a policy. A streamed request is not for a sidecar of a version that does not know streams.
+    async fn attempt(
+        &self,
+        destination: &Destination<'_>,
+        mut request: InvokeRequest,
+        body: &Replay,
+        is_streamed: bool,
+        has_retries: bool,
+    ) -> Result<InvokeResponse, InvokeError> {
+        match destination {
+            Destination::Remote(lookup) if is_streamed => {
+                let piece = body.attempt().ok_or_else(not_again)?;
+                self.call_peer(lookup, &request, piece, || None).await
+            }
+            Destination::Remote(lookup) => self.forward(lookup, &request, body, has_retries).await,
+            Destination::Direct(direct) => {
+                request.body = body.attempt().ok_or_else(not_again)?;
+                self.call(direct, request).await
+            }
+        }
+    }
+
     /// A call under the policies of its target, or under defaults (`is_target` = false), inside which the built-in retries
     /// stay. What the caller needs as a whole is read inside an attempt; what it gets as it comes stays under the policy
     /// until it ends.
@@ -427,35 +449,19 @@ impl Invoker {
                     // Each attempt adds itself, as the reference does.
                     self.forwarding.append(&mut headers);
                 }
-                let mut outgoing = request.with(headers.clone(), Body::Empty);
+                let outgoing = request.with(headers.clone(), Body::Empty);
                 async move {
-                    let result = match destination {
-                        Destination::Remote(lookup) if !is_streamed => {
-                            self.forward(lookup, &outgoing, body, !is_target).await
-                        }
-                        _ => {
-                            let Some(piece) = body.attempt() else {
-                                return Err(Failure::permanent(Attempt::Error(not_again())));
-                            };
-                            match destination {
-                                Destination::Remote(lookup) => {
-                                    self.call_peer(lookup, &outgoing, piece, || None).await
-                                }
-                                Destination::Direct(direct) => {
-                                    outgoing.body = piece;
-                                    self.call(direct, outgoing).await
-                                }
-                            }
-                        }
-                    };
-                    if is_streamed {
+                    let attempt = self.attempt(destination, outgoing, body, is_streamed, !is_target);
+                    let result = match attempt.await {
                         // Handed on as it comes, whatever it is.
-                        return result.map_err(failure);
-                    }
-                    match result {
-                        Ok(answer) => judge(whole(answer, request.origin).await),
-                        Err(error) => Err(failure(error)),
-                    }
+                        Ok(answer) if is_streamed => return Ok(answer),
+                        Ok(answer) => whole(answer, request.origin).await,
+                        error => error,
+                    };
+                    judge(result).map_err(|mut failure| {
+                        failure.permanent |= !body.is_kept();
+                        failure
+                    })
                 }
             },
             |error| Attempt::Error(policy_error(error)),
@@ -497,20 +503,17 @@ async fn whole(mut answer: InvokeResponse, caller: Origin) -> Result<InvokeRespo
 
 /// A bad answer is a failure with its code.
 fn judge(result: Result<InvokeResponse, InvokeError>) -> Result<InvokeResponse, Failure<Attempt>> {
-    let answer = result.map_err(failure)?;
-    if is_good(&answer) {
-        return Ok(answer);
-    }
-    let code = answer.status.code;
-    Err(Failure::with_code(Attempt::Answer(Box::new(answer)), code))
-}
-
-fn failure(error: InvokeError) -> Failure<Attempt> {
-    if error.is_status {
-        let code = error.code.as_i32();
-        Failure::with_code(Attempt::Error(error), code)
-    } else {
-        Failure::new(Attempt::Error(error))
+    match result {
+        Ok(answer) if is_good(&answer) => Ok(answer),
+        Ok(answer) => {
+            let code = answer.status.code;
+            Err(Failure::with_code(Attempt::Answer(Box::new(answer)), code))
+        }
+        Err(error) if error.is_status => {
+            let code = error.code.as_i32();
+            Err(Failure::with_code(Attempt::Error(error), code))
+        }
+        Err(error) => Err(Failure::new(Attempt::Error(error))),
     }
 }
 

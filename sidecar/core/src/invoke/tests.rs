@@ -478,6 +478,25 @@ async fn a_large_upload_that_is_cut_off_is_sent_again_from_its_start() {
 }
 
 #[tokio::test]
+async fn a_request_that_breaks_off_is_not_retried_whatever_the_policy_says() {
+    let callee = Callee::new(&[Act::Answer(200, End::Whole)]).await;
+    let policies = json!({
+        "policies": {"retries": {"for_ever": {"duration": "5ms", "maxRetries": -1}}},
+        "targets": {"apps": {"callee": {"retry": "for_ever"}}},
+    });
+    let invoker = invoker("caller", policies, Some(&callee.address));
+    let broken = [
+        Ok(Frame::data(Bytes::from_static(b"some"))),
+        Err(BodyError::TooLarge),
+    ];
+    let broken = http_body_util::StreamBody::new(futures_util::stream::iter(broken));
+    let upload = request(Body::boxed(broken), Some(9));
+    let error = call(&invoker, "callee", upload).await.unwrap_err();
+    assert_eq!(error.to_string(), "stream too large");
+    assert!(callee.seen().len() <= 1);
+}
+
+#[tokio::test]
 async fn a_sidecar_without_an_app_calls_urls() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
