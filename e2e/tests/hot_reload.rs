@@ -5,6 +5,8 @@
 
 #[path = "hot_reload/configuration.rs"]
 mod configuration;
+#[path = "hot_reload/exclusive.rs"]
+mod exclusive;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -267,6 +269,44 @@ async fn subscriptions_brokers_and_bindings_come_change_and_go() {
     })
     .await;
     assert!(!came.iter().any(|path| path == "/two"), "{came:?}");
+    assert_calm(&mut sidecar).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_a_configuration_store_is_told_when_its_values_are_edited() {
+    let app = FakeApp::start("app").await;
+    app.set_standing(serde_json::from_value(json!([{"path": "*", "status": 200}])).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let values = |value: &str| {
+        component(
+            "values",
+            "configuration.in-memory",
+            &[("k", value), ("same", "s")],
+        )
+    };
+    let options = DaprdOptions {
+        app_id: "watcher".into(),
+        app_port: Some(app.port()),
+        resources: vec![values("one||1")],
+        ..Default::default()
+    };
+    let mut sidecar = Daprd::start_ready(&options, dir.path()).await;
+    let answer = get(sidecar.http_port(), "/v1.0/configuration/values/subscribe").await;
+    let subscription: Value = serde_json::from_slice(&answer.body).unwrap();
+    for (value, version) in [("two", "2"), ("three", "3")] {
+        edit(&sidecar, "000.yaml", &values(&format!("{value}||{version}")));
+        let mut told = Vec::new();
+        soon("the new value is told", async || {
+            let calls = app.take_calls().into_iter();
+            told.extend(calls.filter(|call| call.path.starts_with("/configuration/")));
+            !told.is_empty()
+        })
+        .await;
+        let event: Value = serde_json::from_slice(&told[0].body).unwrap();
+        assert_eq!(told[0].path, "/configuration/values/k");
+        assert_eq!(event["id"], subscription["id"]);
+        assert_eq!(event["items"], json!({"k": {"value": value, "version": version}}));
+    }
     assert_calm(&mut sidecar).await;
 }
 
