@@ -9,7 +9,9 @@ use outrigger_components_api::pubsub::{
     BulkEntry, BulkPublishRequest, HandlerError, PubSub, PubSubFeature, SubscribeRequest,
 };
 use outrigger_components_api::testing::Recorder;
-use outrigger_components_api::testing::bindings::{Events, request};
+use outrigger_components_api::testing::bindings::{
+    Events, Input, Output, output_suite, queue_suite, request,
+};
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_kafka::{Kafka, KafkaBinding};
 
@@ -41,6 +43,46 @@ async fn the_broker_keeps_every_promise() {
     passwords_are_checked(&server).await;
     a_slow_app_bounds_what_is_read(&server).await;
     the_binding_carries_records_both_ways(&server).await;
+    the_binding_keeps_every_promise(&server).await;
+}
+
+async fn the_binding_keeps_every_promise(server: &Server) {
+    let settings = [
+        ("topics", "suite"),
+        ("publishTopic", "suite"),
+        ("initialOffset", "oldest"),
+        ("consumeRetryEnabled", "true"),
+        ("backOffDuration", "100ms"),
+        ("maxMessageBytes", "3000000"),
+    ];
+    let connect = async || Arc::new(KafkaBinding::connect(&server.context(&settings)).await.unwrap());
+    let writer = connect().await;
+    let write = |data: &[u8]| {
+        let mut request = request("create", "", []);
+        request.data = data.to_vec().into();
+        request
+    };
+    let input = Input {
+        // The broker takes no more.
+        largest: 900_000,
+        redelivers: true,
+        given_up_after: &[20, 1000].map(Duration::from_millis),
+    };
+    queue_suite(connect().await, input, async |data| {
+        writer.invoke(write(data)).await.unwrap();
+    })
+    .await;
+    let seen = Events::answering("");
+    let reading = connect().await.read(seen.clone()).await.unwrap();
+    let output = Output {
+        operations: &["create"],
+        write: &write,
+        largest: 900_000,
+        takes_bytes: true,
+        ends_with_close: true,
+    };
+    output_suite(writer, output, async |data| seen.came(data).await).await;
+    reading.close().await;
 }
 
 async fn the_binding_carries_records_both_ways(server: &Server) {
