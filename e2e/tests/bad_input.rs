@@ -1,6 +1,9 @@
 //! Resources, flags and requests that are wrong: each with its status, code and text, and the sidecar is alive and
 //! calm afterwards, or has ended with a text that says what to do.
 
+#[path = "bad_input/blocks.rs"]
+mod blocks;
+
 use std::time::Duration;
 
 use outrigger_e2e::ask::{ask, assert_calm, assert_no_panic, expect, get, text};

@@ -27,7 +27,7 @@ pub(crate) async fn invoke(
     let (incoming, _, message) = request.into_parts();
     let headers = from_grpc(incoming);
     let mut metadata = map(message.metadata);
-    add_trace(span.as_ref(), &headers, &mut metadata);
+    add_trace(span.as_ref(), &headers, &mut metadata)?;
     add_incoming(&headers, &mut metadata);
     let call = InvokeRequest {
         operation: message.operation,
@@ -65,18 +65,25 @@ fn to_headers(metadata: &RequestMetadata) -> HeaderMap {
     headers
 }
 
-/// The span and the baggage travel as metadata.
-fn add_trace(span: Option<&TraceContext>, headers: &HeaderMap, metadata: &mut RequestMetadata) {
-    let Some(span) = span else {
-        return;
-    };
-    metadata.insert(TRACEPARENT.to_owned(), span.to_string());
-    if !span.state.is_empty() {
-        metadata.insert(TRACESTATE.to_owned(), span.state.to_string());
+/// The span, if there is one, and the baggage travel as metadata.
+fn add_trace(
+    span: Option<&TraceContext>,
+    headers: &HeaderMap,
+    metadata: &mut RequestMetadata,
+) -> Result<(), Status> {
+    if let Some(span) = span {
+        metadata.insert(TRACEPARENT.to_owned(), span.to_string());
+        if !span.state.is_empty() {
+            metadata.insert(TRACESTATE.to_owned(), span.state.to_string());
+        }
     }
     if let Some(baggage) = baggage::joined(headers) {
+        // Without tracing nobody has looked at it yet.
+        baggage::check_text(&baggage)
+            .map_err(|error| Status::invalid_argument(format!("invalid baggage header: {error}")))?;
         metadata.insert(BAGGAGE.to_owned(), baggage);
     }
+    Ok(())
 }
 
 /// The call's own metadata, where the request says nothing under that name; the first value counts.

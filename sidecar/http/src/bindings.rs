@@ -23,7 +23,7 @@ pub(crate) async fn invoke(api: Arc<HttpApi>, mut request: ApiRequest) -> Result
     let name = request.param("name").to_owned();
     let (body, cut) = request.bytes_and_error().await;
     let mut call = decode(&body).map_err(|error| cut.map_or(error, malformed))?;
-    add_trace(&request, &mut call.metadata);
+    add_trace(&request, &mut call.metadata)?;
     match api.core.bindings.invoke(&name, call).await {
         Ok(None) => Ok(respond::no_content()),
         Ok(Some(answer)) => {
@@ -91,16 +91,21 @@ fn decode(body: &Bytes) -> Result<InvokeRequest, ApiError> {
     })
 }
 
-/// The span and the baggage travel as metadata.
-fn add_trace(request: &ApiRequest, metadata: &mut RequestMetadata) {
-    let Some(trace) = &request.trace else {
-        return;
-    };
-    metadata.insert(TRACEPARENT.to_owned(), trace.to_string());
-    if !trace.state.is_empty() {
-        metadata.insert(TRACESTATE.to_owned(), trace.state.to_string());
+/// The span, if there is one, and the baggage travel as metadata.
+fn add_trace(request: &ApiRequest, metadata: &mut RequestMetadata) -> Result<(), ApiError> {
+    if let Some(trace) = &request.trace {
+        metadata.insert(TRACEPARENT.to_owned(), trace.to_string());
+        if !trace.state.is_empty() {
+            metadata.insert(TRACESTATE.to_owned(), trace.state.to_string());
+        }
     }
     if let Some(baggage) = baggage::joined(&request.parts.headers) {
+        // Without tracing nobody has looked at it yet.
+        baggage::check_text(&baggage).map_err(|error| {
+            let text = format!("invalid baggage header: {error}");
+            ApiError::legacy("ERR_MALFORMED_REQUEST", 400, GrpcCode::InvalidArgument, text)
+        })?;
         metadata.insert(BAGGAGE.to_owned(), baggage);
     }
+    Ok(())
 }

@@ -88,6 +88,9 @@ fn entries(body: &Bytes) -> Result<Vec<Entry>, Unreadable> {
             return Err(Unreadable::Json(text));
         }
     };
+    list.iter()
+        .try_for_each(Value::check_floats)
+        .map_err(|error| Unreadable::Json(error.to_string()))?;
     // All is read before anything is converted, as in Dapr.
     let read: Vec<_> = list
         .iter()
