@@ -1,13 +1,13 @@
 //! A connection that is made when needed and made anew when lost.
 
-use std::collections::{BTreeMap, HashSet};
+mod publishing;
+
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use amqprs::callbacks::{ChannelCallback, DefaultConnectionCallback};
-use amqprs::channel::{
-    BasicPublishArguments, Channel, ConfirmSelectArguments, ExchangeDeclareArguments, QueueDeclareArguments,
-};
+use amqprs::channel::{Channel, ConfirmSelectArguments, ExchangeDeclareArguments, QueueDeclareArguments};
 use amqprs::connection::{Connection, OpenConnectionArguments};
 use amqprs::security::SecurityCredentials;
 use amqprs::tls::TlsAdaptor;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
+use self::publishing::{Confirmations, Confirmed, Outgoing, Pending, Waiting};
 use crate::settings;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,27 +76,6 @@ pub(crate) enum NotPublished {
     #[error("{0}")]
     Failed(String),
 }
-
-struct Outgoing {
-    message: Message,
-    waiting: Waiting,
-}
-
-/// Who waits for a message's confirmation.
-struct Waiting {
-    mandatory: bool,
-    confirmed: oneshot::Sender<Confirmed>,
-}
-
-/// What the broker says of a message.
-enum Confirmed {
-    Kept,
-    Refused,
-    Returned,
-}
-
-/// Messages on their way, by number.
-type Pending = Arc<Mutex<BTreeMap<u64, Waiting>>>;
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -209,7 +189,8 @@ impl Link {
             .await
             .map_err(text)?;
         let (outgoing, queue) = mpsc::channel(QUEUE);
-        self.tasks.spawn(publish(channel, queue, pending, dead.clone()));
+        self.tasks
+            .spawn(publishing::publish(channel, queue, pending, dead.clone()));
         Ok(Live {
             connection,
             dead,
@@ -415,102 +396,4 @@ async fn watch(live: Arc<Live>, stop: CancellationToken) {
         () = stop.cancelled() => {}
     }
     live.dead.cancel();
-}
-
-/// Owns the publishing channel: the broker counts messages, so they are numbered where they are sent.
-async fn publish(
-    channel: Channel,
-    mut queue: mpsc::Receiver<Outgoing>,
-    pending: Pending,
-    dead: CancellationToken,
-) {
-    let mut number = 0;
-    loop {
-        let outgoing = tokio::select! {
-            () = dead.cancelled() => break,
-            outgoing = queue.recv() => outgoing,
-        };
-        let Some(Outgoing { message, waiting }) = outgoing else {
-            break;
-        };
-        number += 1;
-        lock(&pending).insert(number, waiting);
-        let mut arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
-        arguments.mandatory(message.mandatory);
-        let sent = tokio::select! {
-            sent = channel.basic_publish(message.properties, message.body, arguments) => sent.is_ok(),
-            () = dead.cancelled() => false,
-        };
-        if !sent {
-            break;
-        }
-    }
-    dead.cancel();
-    // Those who wait learn it by the loss of the other end.
-    queue.close();
-    lock(&pending).clear();
-}
-
-fn lock(pending: &Pending) -> std::sync::MutexGuard<'_, BTreeMap<u64, Waiting>> {
-    pending.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Hands the broker's confirmations to those who wait for them.
-struct Confirmations {
-    pending: Pending,
-    dead: CancellationToken,
-}
-
-impl Confirmations {
-    fn settle(&self, tag: u64, multiple: bool, outcome: fn() -> Confirmed) {
-        let mut pending = lock(&self.pending);
-        if multiple {
-            let later = pending.split_off(&(tag + 1));
-            for (_, waiting) in std::mem::replace(&mut *pending, later) {
-                let _ = waiting.confirmed.send(outcome());
-            }
-        } else if let Some(waiting) = pending.remove(&tag) {
-            let _ = waiting.confirmed.send(outcome());
-        }
-    }
-
-    /// A message without a queue comes back before it is confirmed, but without its number. So all are given back that it
-    /// may be: who publishes them again does so once too often rather than once too seldom.
-    fn give_back(&self) {
-        let mut pending = lock(&self.pending);
-        let returned: Vec<_> = pending.extract_if(.., |_, waiting| waiting.mandatory).collect();
-        for (_, waiting) in returned {
-            let _ = waiting.confirmed.send(Confirmed::Returned);
-        }
-    }
-}
-
-#[async_trait]
-impl ChannelCallback for Confirmations {
-    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), amqprs::error::Error> {
-        debug!(%close, "RabbitMQ closed the publishing channel");
-        self.dead.cancel();
-        Ok(())
-    }
-
-    async fn cancel(&mut self, _: &Channel, _: Cancel) -> Result<(), amqprs::error::Error> {
-        Ok(())
-    }
-
-    async fn flow(&mut self, _: &Channel, _: bool) -> Result<bool, amqprs::error::Error> {
-        Ok(true)
-    }
-
-    async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
-        self.settle(ack.delivery_tag(), ack.mutiple(), || Confirmed::Kept);
-    }
-
-    async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
-        self.settle(nack.delivery_tag(), nack.multiple(), || Confirmed::Refused);
-    }
-
-    async fn publish_return(&mut self, _: &Channel, returned: Return, _: BasicProperties, _: Vec<u8>) {
-        debug!(%returned, "RabbitMQ has no queue for a message");
-        self.give_back();
-    }
 }

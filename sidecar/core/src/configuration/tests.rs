@@ -8,11 +8,14 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::components::{Component, Instance};
 
+/// Keys, whom they are told to, and whether no more.
+type Watched = (Vec<String>, Arc<dyn UpdateHandler>, CancellationToken);
+
 /// A store of values in memory.
 #[derive(Default)]
 struct Fake {
     items: Mutex<Items>,
-    watches: Mutex<Vec<(Vec<String>, Arc<dyn UpdateHandler>, CancellationToken)>>,
+    watches: Mutex<Vec<Watched>>,
 }
 
 impl Fake {
@@ -124,7 +127,7 @@ async fn a_subscription_is_told_what_changed_with_its_store_and_goes_on_under_it
     assert_eq!(event.id, same.id());
     assert_eq!(event.items["same"].value, "t");
 
-    assert!(service.unsubscribe(&all.id().to_owned()).await);
+    assert!(service.unsubscribe(all.id()).await);
     components.remove("config").await;
     drop((first, second));
     service.components_changed().await;

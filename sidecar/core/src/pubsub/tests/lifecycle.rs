@@ -135,6 +135,34 @@ async fn a_stream_that_is_dropped_gives_everything_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_waits_for_a_component_that_is_closed_before_it_is_made_anew() {
+    let world = World::new().await;
+    let mut stream = world.service.open_stream(stream_of("t")).await.ok().unwrap();
+    let replacing = world.components.replacing("ps");
+    world.components.remove("ps").await;
+    world.service.components_changed();
+    let nothing = tokio::time::timeout(Duration::from_secs(60), stream.next()).await;
+    assert!(nothing.is_err(), "the stream goes on");
+    assert!(world.broker.topics().is_empty(), "nothing is read meanwhile");
+    world.load(&[]).await;
+    drop(replacing);
+    world.service.components_changed();
+    let mut sent = None;
+    let send = async {
+        settle().await;
+        sent = Some(world.broker.send("t", r#"{"id":"1"}"#));
+    };
+    let (event, ()) = tokio::join!(stream.next(), send);
+    assert_eq!(event.unwrap().id, "1");
+    stream.answer("1", 0);
+    assert_eq!(sent.unwrap().await.unwrap(), Ok(()));
+    // Gone for good it is the end of the stream.
+    world.components.remove("ps").await;
+    world.service.components_changed();
+    assert!(stream.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_of_a_topic_that_is_not_allowed_says_so() {
     let world = World::with(serde_json::json!({}), &[("allowedTopics", "b")], None).await;
     let error = world.service.open_stream(stream_of("t")).await.err().unwrap();
