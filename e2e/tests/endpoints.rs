@@ -326,7 +326,7 @@ async fn default_policies_hold_for_endpoints_and_urls_until_their_answers_end() 
         let mut streams = Vec::new();
         while let Ok((mut stream, _)) = stalling.accept().await {
             let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nhalf";
-            stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             stream.write_all(head).await.unwrap();
             streams.push(stream);
         }
