@@ -82,10 +82,12 @@ impl Consumer {
         let consumer = Arc::new(self);
         let mut ready = Some(ready);
         let mut tries = 0;
+        // They outlive connections: one that takes long, or is tried again and again, holds up no reconnection.
+        let mut running = JoinSet::new();
         loop {
             tries += 1;
-            match consumer.clone().consume(&stop, &mut ready).await {
-                End::Stopped => return,
+            match consumer.clone().consume(&stop, &mut ready, &mut running).await {
+                End::Stopped => break,
                 End::Lost(error) => {
                     // Another's last queue may take the exchange with it between its declaration and our binding.
                     if let Some(ready) = ready.take_if(|_| tries >= FIRST_TRIES) {
@@ -95,15 +97,21 @@ impl Consumer {
                     let wait = consumer.link.pause();
                     warn!(queue = %consumer.queue, %error, ?wait, "subscription lost; connecting again");
                     tokio::select! {
-                        () = stop.cancelled() => return,
+                        () = stop.cancelled() => break,
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
             }
         }
+        while running.join_next().await.is_some() {}
     }
 
-    async fn consume(self: Arc<Self>, stop: &CancellationToken, ready: &mut Ready) -> End {
+    async fn consume(
+        self: Arc<Self>,
+        stop: &CancellationToken,
+        ready: &mut Ready,
+        running: &mut JoinSet<()>,
+    ) -> End {
         let setup = async {
             let live = self.link.live().await?;
             let (channel, messages) = tokio::select! {
@@ -123,30 +131,33 @@ impl Consumer {
             let _ = ready.send(Ok(()));
         }
         let channel = telling.channel.clone();
-        let mut running = JoinSet::new();
+        // What is acknowledged before it is handled the broker does not count.
+        let most = if self.options.single {
+            1
+        } else {
+            usize::from(self.options.prefetch).max(1)
+        };
         let end = loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => break End::Stopped,
                 () = live.dead.cancelled() => break End::Lost("the connection was lost".to_owned()),
                 Some(_) = running.join_next(), if !running.is_empty() => continue,
-                message = messages.recv() => message,
+                message = messages.recv(), if running.len() < most => message,
             };
             let Some(message) = message else {
                 break End::Lost("the broker cancelled the consumer".to_owned());
             };
-            let call = self.clone().take(channel.clone(), message, stop.clone());
-            if self.options.single {
-                call.await;
-            } else {
-                running.spawn(call);
-            }
+            running.spawn(self.clone().take(channel.clone(), message, stop.clone()));
         };
         if matches!(end, End::Stopped) && !live.dead.is_cancelled() {
             let cancel = channel.basic_cancel(BasicCancelArguments::new(&self.queue));
             let _ = tokio::time::timeout(Duration::from_secs(2), cancel).await;
         }
-        while running.join_next().await.is_some() {}
+        if matches!(end, End::Stopped) {
+            // Their answers go over this channel.
+            while running.join_next().await.is_some() {}
+        }
         // What was read and not handled goes back to the queue with the channel.
         telling.close().await;
         end
@@ -263,7 +274,8 @@ impl Consumer {
     /// What the subscription asks of its queue.
     fn special_arguments(&self, arguments: &mut amqprs::FieldTable) -> Result<(), String> {
         match self.metadata.get("queueType").map(String::as_str) {
-            None | Some("") => {}
+            // Said in any case: the virtual host may have another default.
+            None | Some("") => put(arguments, "x-queue-type", FieldValue::from("classic")),
             Some(kind @ ("classic" | "quorum")) => put(arguments, "x-queue-type", FieldValue::from(kind)),
             Some(other) => return Err(format!("invalid queueType {other}: use classic or quorum")),
         }

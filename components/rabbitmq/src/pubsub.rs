@@ -110,7 +110,8 @@ impl RabbitMq {
 pub(crate) fn exchange(options: &Options, name: &str, kind: Option<&str>) -> Declaration {
     let mut arguments = ExchangeDeclareArguments::new(name, kind.unwrap_or(&options.exchange_kind));
     arguments
-        .durable(options.durable)
+        // That of dead letters always, as Dapr's.
+        .durable(options.durable || kind.is_some())
         .auto_delete(options.delete_when_unused);
     Declaration::Exchange(arguments)
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_components_api::bindings::{InputBinding, OutputBinding};
+use outrigger_components_api::pubsub::PubSub as _;
 use outrigger_components_api::testing::bindings::{Events, request};
 use outrigger_components_api::testing::faults::no_acknowledged_event_is_lost;
+use outrigger_components_api::testing::pubsub::{Recorder, text, topic};
 use outrigger_components_rabbitmq::{RabbitBinding, RabbitMq};
 use rustix::process::Signal;
 
@@ -36,6 +38,26 @@ async fn a_broker_killed_restarted_and_paused_loses_no_acknowledged_event() {
     })
     .await;
     assert!(outcome.acknowledged > 100, "{outcome:?}");
+}
+
+/// As under a policy that tries one event for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_never_ends_holds_up_no_reconnection() {
+    let mut server = Server::start().await;
+    let broker = RabbitMq::connect(&server.context(&LASTING)).await.unwrap();
+    let seen = Recorder::blocked();
+    let subscription = broker.subscribe(topic("stuck"), seen.clone()).await.unwrap();
+    broker.publish(text("stuck", "poison")).await.unwrap();
+    seen.wait(1).await;
+    server.kill();
+    server.start_again().await;
+    broker.publish(text("stuck", "next")).await.unwrap();
+    seen.wait_until("what came after the restart", |came| {
+        came.iter().any(|data| data == "next")
+    })
+    .await;
+    seen.release();
+    subscription.close().await;
 }
 
 /// A queue that is not durable goes with the broker, and the broker confirms what goes to no queue.

@@ -9,6 +9,7 @@ use redis::RedisError;
 use redis::streams::StreamId;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -139,8 +140,16 @@ impl Consumer {
         let id = entry.id.clone();
         let message = entry::message(topic, &entry);
         drop(entry);
+        let started = Instant::now();
         let ack = match self.handler.handle(message).await {
             Ok(()) => true,
+            // Somebody else may have it by now, and does not know how this one ended.
+            Err(HandlerError::Failed(error))
+                if self.options.redelivers() && started.elapsed() >= self.options.processing_timeout =>
+            {
+                warn!(component = %self.component, %topic, %id, %error, "message failed after its processing timeout; it will be delivered again");
+                false
+            }
             // The policy around the app has given up: Go acknowledges as well.
             Err(HandlerError::Failed(error)) => {
                 warn!(component = %self.component, %topic, %id, %error, "message dropped: its handler failed");

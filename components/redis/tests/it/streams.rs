@@ -185,6 +185,22 @@ async fn a_handler_slower_than_the_timeout_gets_the_message_once() {
 }
 
 #[tokio::test]
+async fn a_message_that_fails_after_the_timeout_comes_again() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let seen = Recorder::failing_first(1, HandlerError::Failed("no".into()));
+    seen.block();
+    let subscription = broker.subscribe(topic("t"), seen.clone()).await.unwrap();
+    broker.publish(text("t", "1")).await.unwrap();
+    seen.wait(1).await;
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    seen.release();
+    assert_eq!(seen.wait(2).await, ["1", "1"]);
+    nothing_pending(&server, "t").await;
+    subscription.close().await;
+}
+
+#[tokio::test]
 async fn pending_messages_that_were_deleted_are_forgotten() {
     let server = Server::start().await;
     let broker = connect(&server).await;
