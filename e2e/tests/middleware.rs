@@ -174,7 +174,7 @@ async fn a_browser_without_a_session_is_sent_to_log_in() {
 
 /// Who signs: with a key on P-256 or an RSA key.
 enum Signer {
-    Elliptic(EcdsaKeyPair),
+    Elliptic(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -183,7 +183,7 @@ impl Signer {
         let random = SystemRandom::new();
         let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random);
-        Self::Elliptic(pair.unwrap())
+        Self::Elliptic(Box::new(pair.unwrap()))
     }
 
     /// Made by `openssl`, since `ring` makes none.

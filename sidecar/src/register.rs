@@ -84,6 +84,7 @@ mod tests {
                 "pubsub" => registry.pubsub.find(implementation, "v1").is_some(),
                 "bindings" => registry.output_bindings.find(implementation, "v1").is_some(),
                 "configuration" => registry.configuration.find(implementation, "v1").is_some(),
+                "lock" => registry.lock.find(implementation, "v1").is_some(),
                 "secretstores" => registry.secret_stores.find(implementation, "v1").is_some(),
                 "middleware" => registry.middleware.find(implementation, "v1").is_some(),
                 other => panic!("{other} is no category"),
