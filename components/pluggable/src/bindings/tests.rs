@@ -166,7 +166,7 @@ async fn bindings_of_a_process_keep_their_promises() {
         given_up_after: &[0, 1, 2, 5].map(Duration::from_millis),
     };
     queue_suite(Arc::new(input), traits, async |data| {
-        queue.add(Bytes::copy_from_slice(data))
+        queue.add(Bytes::copy_from_slice(data));
     })
     .await;
 
