@@ -278,7 +278,8 @@ fn retry(decoder: &mut Decoder<'_>, by_default: bool) -> Option<Retry> {
         .unwrap_or(decoder.default_of("consumeRetryEnabled", by_default));
     let grows = decoder
         .text(&["backOffPolicy"])
-        .is_some_and(|policy| policy.eq_ignore_ascii_case("exponential"));
+        .unwrap_or(decoder.default_of("backOffPolicy", "constant"))
+        .eq_ignore_ascii_case("exponential");
     let mut pause = |name: &str, default: Duration| {
         let given = decoder.duration(&[name]).and_then(GoDuration::positive);
         given.unwrap_or(decoder.default_of(name, default))

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use outrigger_cloudevents::EventInput;
 use outrigger_components_api::RequestMetadata;
-use outrigger_components_api::metadata::{Properties, is_truthy};
+use outrigger_components_api::metadata::{OptionType, Properties, is_truthy};
 use outrigger_components_api::pubsub::{
     HandlerError, MessageHandler, NewMessage, PubSub, PublishRequest, SubscribeRequest, Subscription,
 };
@@ -74,6 +74,8 @@ impl OutboxSettings {
             let text = properties.get_exact(name).unwrap_or_default();
             (!text.is_empty()).then(|| text.to_owned())
         };
+        properties.note(&["outboxDiscardWhenMissingState"], OptionType::Switch);
+        properties.default_of("outboxPubsub", "`outboxPublishPubsub`");
         let publish_pubsub = text("outboxPublishPubsub")?;
         Some(Self {
             publish_topic: text("outboxPublishTopic")?,
