@@ -1,14 +1,16 @@
-//! `cargo xtask bench-features`: what each cargo feature of daprd adds, in bytes of the program and in build time.
+//! `cargo xtask bench-features`: what each cargo feature of daprd adds, in bytes of the program and in processor time of
+//! a build (which other work on the machine hardly changes).
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::workspace::{build_folder, cargo, root};
+use crate::bench::process::children_time;
+use crate::workspace::{cargo, command, root};
 
 const PACKAGE: &str = "outrigger-sidecar";
 
@@ -31,7 +33,7 @@ struct Package {
     features: BTreeMap<String, Vec<String>>,
 }
 
-/// A build: how large daprd became and how long it took.
+/// A build: how large daprd became and what processor time it took.
 #[derive(Clone, Copy)]
 struct Built {
     bytes: u64,
@@ -41,29 +43,46 @@ struct Built {
 pub(crate) fn run(args: &BenchFeaturesArgs) -> Result<()> {
     let root = root()?;
     let features = features(&root)?;
-    // The first build compiles what all of them share, the second shows what making the program alone takes.
-    build(&root, args, "")?;
-    let none = rebuild(&root, args, "")?;
-    println!("| feature | bytes added | build time added, s |\n| --- | ---: | ---: |");
+    let target = root.join("target");
+    std::fs::create_dir_all(&target).with_context(|| format!("making {}", target.display()))?;
+    let folder = tempfile::Builder::new()
+        .prefix("bench-features-")
+        .tempdir_in(&target)
+        .context("a folder to build in")?;
+    // What all of them share; the second build shows what making the program alone takes.
+    let base = folder.path().join("none");
+    build(&root, args, &base, "")?;
+    let none = rebuild(&root, args, &base, "")?;
+    println!("| feature | bytes added | processor time of the build added, s |\n| --- | ---: | ---: |");
     println!(
         "| none: {} bytes, {:.0} s for the program alone | | |",
         none.bytes,
         none.time.as_secs_f64()
     );
-    for feature in &features {
-        let with = rebuild(&root, args, feature)?;
+    let all = features.join(",");
+    for feature in features.iter().chain([&all]) {
+        // Each starts from what all share, not from what the features before it have compiled.
+        let own = folder.path().join("own");
+        copy(&base, &own)?;
+        let with = rebuild(&root, args, &own, feature)?;
+        std::fs::remove_dir_all(&own).with_context(|| format!("removing {}", own.display()))?;
         println!(
             "| `{feature}` | {} | {:.0} |",
             with.bytes.saturating_sub(none.bytes),
             with.time.saturating_sub(none.time).as_secs_f64()
         );
     }
-    let all = rebuild(&root, args, &features.join(","))?;
-    println!(
-        "| all: {} bytes | {} | |",
-        all.bytes,
-        all.bytes.saturating_sub(none.bytes)
-    );
+    Ok(())
+}
+
+/// With the times of the files, by which cargo knows what is fresh.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let copied = command(Path::new("."), "cp")
+        .args(["--archive", "--reflink=auto"])
+        .args([from, to])
+        .status()
+        .context("cp cannot be started")?;
+    ensure!(copied.success(), "{} cannot be copied", from.display());
     Ok(())
 }
 
@@ -86,7 +105,7 @@ fn features(root: &Path) -> Result<Vec<String>> {
 }
 
 /// Compiles the program itself in any case, so that times can be compared.
-fn rebuild(root: &Path, args: &BenchFeaturesArgs, features: &str) -> Result<Built> {
+fn rebuild(root: &Path, args: &BenchFeaturesArgs, folder: &Path, features: &str) -> Result<Built> {
     let main = root.join("sidecar/src/main.rs");
     let now = std::time::SystemTime::now();
     std::fs::File::options()
@@ -94,11 +113,11 @@ fn rebuild(root: &Path, args: &BenchFeaturesArgs, features: &str) -> Result<Buil
         .open(&main)
         .and_then(|file| file.set_modified(now))
         .with_context(|| format!("touching {}", main.display()))?;
-    build(root, args, features)
+    build(root, args, folder, features)
 }
 
-fn build(root: &Path, args: &BenchFeaturesArgs, features: &str) -> Result<Built> {
-    let started = Instant::now();
+fn build(root: &Path, args: &BenchFeaturesArgs, folder: &Path, features: &str) -> Result<Built> {
+    let before = children_time()?;
     let built = cargo(root)
         .args([
             "build",
@@ -110,12 +129,13 @@ fn build(root: &Path, args: &BenchFeaturesArgs, features: &str) -> Result<Built>
             "daprd",
         ])
         .args(["--no-default-features", "--features", features])
-        .args(["--profile", &args.profile])
+        .args(["--profile", &args.profile, "--target-dir"])
+        .arg(folder)
         .status()
         .context("cargo cannot be started")?;
     ensure!(built.success(), "the build with {features:?} failed");
-    let time = started.elapsed();
-    let daprd = build_folder(root, &args.profile, None).join("daprd");
+    let time = children_time()?.saturating_sub(before);
+    let daprd = folder.join(&args.profile).join("daprd");
     let bytes = std::fs::metadata(&daprd)
         .with_context(|| format!("reading {}", daprd.display()))?
         .len();

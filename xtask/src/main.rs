@@ -67,7 +67,7 @@ enum Task {
     BenchSentry(bench_sentry::BenchSentryArgs),
     /// Measure what components cost over the client libraries below them
     BenchComponents(bench_components::BenchComponentsArgs),
-    /// Measure what each cargo feature of daprd adds: bytes and build time
+    /// Measure what each cargo feature of daprd adds: bytes and processor time of the build
     BenchFeatures(bench_features::BenchFeaturesArgs),
     #[command(hide = true)]
     BenchApp(bench::app::AppArgs),

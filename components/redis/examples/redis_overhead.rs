@@ -15,11 +15,17 @@ use outrigger_components_api::testing::overhead::compare;
 use outrigger_components_api::testing::pubsub::text;
 use outrigger_components_api::testing::state::write;
 use outrigger_components_redis::{RedisState, RedisStreams};
+use redis::IntoConnectionInfo as _;
+use redis::io::tcp::TcpSettings;
 
 #[tokio::main(worker_threads = 1)]
 async fn main() {
     let server = server::Server::start().await;
-    let client = redis::Client::open(format!("redis://{}", server.address())).unwrap();
+    // Without delay, as the component has it: a command does not wait for the answer to the one before.
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let target = format!("redis://{}", server.address());
+    let target = target.as_str().into_connection_info().unwrap().set_tcp_settings(tcp);
+    let client = redis::Client::open(target).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
     let store = Arc::new(RedisState::connect(&server.context([])).await.unwrap());
     let value = "x".repeat(1024);

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use outrigger_components_api::InitError;
 use outrigger_components_api::state::StateError;
-use rusqlite::OpenFlags;
+use rusqlite::{OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::settings::Connection;
@@ -83,7 +83,7 @@ impl Database {
         self.bounded(self.enqueue(work)).await
     }
 
-    /// Runs statements that only read, on one state of the database.
+    /// Runs one statement that only reads.
     ///
     /// # Errors
     /// What the closure says, or why there is no connection.
@@ -92,9 +92,32 @@ impl Database {
         work: impl FnOnce(&rusqlite::Connection) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
         match &self.readers {
-            Some(readers) => self.bounded(readers.run(work)).await,
+            Some(readers) => {
+                self.bounded(readers.run(move |connection| work(connection)))
+                    .await
+            }
             None => self.bounded(self.enqueue(work)).await,
         }
+    }
+
+    /// Runs several of them, on one state of the database.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) async fn read_together<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        let Some(readers) = &self.readers else {
+            return self.bounded(self.enqueue(work)).await;
+        };
+        let together = |connection: &mut rusqlite::Connection| {
+            let transaction = connection
+                .transaction_with_behavior(TransactionBehavior::Deferred)
+                .map_err(failed)?;
+            work(&transaction)
+        };
+        self.bounded(readers.run(together)).await
     }
 
     async fn enqueue<T: Send + 'static>(

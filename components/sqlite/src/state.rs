@@ -124,7 +124,7 @@ impl StateStore for SqliteState {
         }
         let table = self.table.clone();
         self.database
-            .read(move |connection| {
+            .read_together(move |connection| {
                 // Found rows first, in the order of their keys, then one entry for every missing key.
                 let keys: BTreeSet<&str> = requests.iter().map(|request| request.key.as_str()).collect();
                 let mut items = Vec::with_capacity(requests.len());

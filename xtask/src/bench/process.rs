@@ -112,10 +112,20 @@ impl Drop for Process {
 
 /// User and system time of `/proc/PID/stat`, which counts threads that have ended too, by the hundredth of a second.
 fn ticks(stat: &str) -> Option<Duration> {
+    times(stat, [11, 12])
+}
+
+/// User and system time of all that this process has started, waited for, and they in turn.
+pub(crate) fn children_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    times(&stat, [13, 14]).context("reading /proc/self/stat")
+}
+
+fn times(stat: &str, which: [usize; 2]) -> Option<Duration> {
     // The name, in brackets, may hold anything; after it come the fields from the third on.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
+    let [user, system] = which.map(|at| fields.get(at)?.parse::<u64>().ok());
+    Some(Duration::from_millis((user? + system?) * 10))
 }
 
 fn field(smaps: &str, name: &str) -> Result<u64> {

@@ -43,9 +43,12 @@ pub(super) async fn publish(
     dead: CancellationToken,
 ) {
     let mut number = 0;
+    // One for all messages: each would be noted where it waits.
+    let gone = dead.cancelled();
+    tokio::pin!(gone);
     loop {
         let outgoing = tokio::select! {
-            () = dead.cancelled() => break,
+            () = &mut gone => break,
             outgoing = queue.recv() => outgoing,
         };
         let Some(Outgoing { message, waiting }) = outgoing else {
@@ -57,7 +60,7 @@ pub(super) async fn publish(
         arguments.mandatory(message.mandatory);
         let sent = tokio::select! {
             sent = channel.basic_publish(message.properties, message.body, arguments) => sent.is_ok(),
-            () = dead.cancelled() => false,
+            () = &mut gone => false,
         };
         if !sent {
             break;

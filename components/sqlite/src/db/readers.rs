@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use outrigger_components_api::state::StateError;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::{closed, failed, open};
@@ -29,20 +29,17 @@ impl Readers {
         }
     }
 
-    /// Runs a closure on a thread that may block, on one state of the database.
+    /// Runs a closure on a thread that may block.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, StateError> + Send + 'static,
+        work: impl FnOnce(&mut Connection) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| closed())?;
         let readers = self.clone();
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let mut connection = readers.take()?;
-            let result = connection
-                .transaction_with_behavior(TransactionBehavior::Deferred)
-                .map_err(failed)
-                .and_then(|transaction| work(&transaction));
+            let result = work(&mut connection);
             if !readers.permits.is_closed() {
                 readers.lock().push(connection);
             }
