@@ -24,7 +24,11 @@ async fn main() {
     // Without delay, as the component has it: a command does not wait for the answer to the one before.
     let tcp = TcpSettings::default().set_nodelay(true);
     let target = format!("redis://{}", server.address());
-    let target = target.as_str().into_connection_info().unwrap().set_tcp_settings(tcp);
+    let target = target
+        .as_str()
+        .into_connection_info()
+        .unwrap()
+        .set_tcp_settings(tcp);
     let client = redis::Client::open(target).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
     let store = Arc::new(RedisState::connect(&server.context([])).await.unwrap());
