@@ -54,9 +54,12 @@ pub(super) async fn check_links(root: &Path, path: &Path) -> Result<(), String> 
             Ok(real) if real.starts_with(root) => return Ok(()),
             Ok(_) => return Err("it leads out of rootPath".to_owned()),
             Err(_) => {
-                // A link to nothing would be written through.
+                // A link to nothing would be written through. Anything else may have been made by another call just now.
                 if tokio::fs::symlink_metadata(existing).await.is_ok() {
-                    return Err("it leads out of rootPath, or cannot be read".to_owned());
+                    return match tokio::fs::canonicalize(existing).await {
+                        Ok(real) if real.starts_with(root) => Ok(()),
+                        _ => Err("it leads out of rootPath, or cannot be read".to_owned()),
+                    };
                 }
                 match existing.parent() {
                     Some(parent) if parent.starts_with(root) => existing = parent,

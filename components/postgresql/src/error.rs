@@ -59,9 +59,14 @@ impl DbError {
         )
     }
 
-    /// Whether the server says that a row of this key is there already.
+    /// Whether the server says that what is to be made, a row, a table or the type of its rows, is there already.
     pub(crate) fn is_duplicate(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+        const THERE: [SqlState; 3] = [
+            SqlState::UNIQUE_VIOLATION,
+            SqlState::DUPLICATE_TABLE,
+            SqlState::DUPLICATE_OBJECT,
+        ];
+        matches!(self, Self::Postgres(error) if error.code().is_some_and(|code| THERE.contains(code)))
     }
 }
 

@@ -20,13 +20,19 @@ use outrigger_components_api::bindings::{
 use outrigger_components_api::registry::Registry;
 use outrigger_components_api::{InitContext, InitError};
 use outrigger_gojson::Value;
+use tokio_util::sync::CancellationToken;
 
 use settings::{Mail, Server};
 
 const OPERATIONS: [Operation; 1] = [Operation::Borrowed("create")];
 /// TLS from the first byte on this port, STARTTLS where offered on others.
 const SMTPS: u16 = 465;
+/// For connecting.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For all of a mail: the library waits for answers without end.
+const SEND_LIMIT: Duration = Duration::from_secs(60);
+/// For mails under way when the binding is closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Adds `bindings.smtp`.
 pub fn register(registry: &mut Registry) {
@@ -40,6 +46,7 @@ pub fn register(registry: &mut Registry) {
 pub struct Smtp {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     mail: Mail,
+    closed: CancellationToken,
 }
 
 impl Smtp {
@@ -52,6 +59,7 @@ impl Smtp {
         Ok(Self {
             transport: transport(server)?,
             mail,
+            closed: CancellationToken::new(),
         })
     }
 }
@@ -139,7 +147,23 @@ impl OutputBinding for Smtp {
     async fn invoke(&self, request: InvokeRequest) -> Result<Option<InvokeResponse>, InvokeError> {
         let mail = self.mail.with(&request.metadata).map_err(refused)?;
         let message = message(&mail, &request.data)?;
-        match self.transport.send(message).await {
+        let patience = async {
+            let closed = async {
+                self.closed.cancelled().await;
+                tokio::time::sleep(CLOSE_LIMIT).await;
+            };
+            // Whichever is over first.
+            let _ = tokio::time::timeout(SEND_LIMIT, closed).await;
+        };
+        let sent = tokio::select! {
+            sent = self.transport.send(message) => sent,
+            () = patience => {
+                return Err(InvokeError::new(
+                    "error from smtp binding, sending email failed: the mail server does not answer in time; it may have the mail all the same",
+                ));
+            }
+        };
+        match sent {
             Ok(_) => Ok(None),
             Err(error) => {
                 use std::error::Error as _;
@@ -155,6 +179,7 @@ impl OutputBinding for Smtp {
     }
 
     async fn close(&self) {
+        self.closed.cancel();
         self.transport.shutdown().await;
     }
 }

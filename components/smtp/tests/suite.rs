@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_components_api::bindings::OutputBinding as _;
 use outrigger_components_api::testing::bindings::{Output, output_suite, request};
 use outrigger_components_api::testing::{init_context, soon};
 use outrigger_components_smtp::Smtp;
@@ -94,4 +95,32 @@ async fn the_binding_keeps_its_promises() {
         assert!(sink.has(std::str::from_utf8(data).unwrap()));
     })
     .await;
+}
+
+/// A server that takes the connection and says nothing.
+#[tokio::test]
+async fn a_server_that_says_nothing_holds_up_no_call_and_no_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let context = init_context(
+        "mail",
+        [
+            ("host", "127.0.0.1"),
+            ("port", port.as_str()),
+            ("emailFrom", "shop@example.com"),
+            ("emailTo", "first@example.com"),
+            ("subject", "standing"),
+        ],
+    );
+    let binding = Arc::new(Smtp::new(&context).unwrap());
+    let call = tokio::spawn({
+        let binding = binding.clone();
+        async move { binding.invoke(request("create", "hello", [])).await }
+    });
+    let silent = listener.accept().await.unwrap();
+    tokio::time::pause();
+    let error = call.await.unwrap().unwrap_err();
+    assert!(error.text.contains("sending email failed"), "{}", error.text);
+    drop(silent);
+    soon("the end of the binding", binding.close()).await;
 }
