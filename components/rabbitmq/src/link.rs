@@ -14,21 +14,19 @@ use amqprs::tls::TlsAdaptor;
 use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
 use async_trait::async_trait;
 use outrigger_components_api::{InitContext, InitError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use self::publishing::{Confirmations, Confirmed, Outgoing, Pending, Waiting};
+use self::publishing::{Confirmations, Confirmed, Pending, Publishing, Waiting, give_up};
 use crate::settings;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A broker that is there but says nothing for so long has lost the message.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages that wait for their turn on the wire.
-const QUEUE: usize = 64;
 
 /// Makes connections to one broker.
 pub(crate) struct Link {
@@ -45,7 +43,7 @@ pub(crate) struct Live {
     pub(crate) connection: Connection,
     /// Cancelled when the connection or its publishing channel is of no use any more.
     pub(crate) dead: CancellationToken,
-    outgoing: mpsc::Sender<Outgoing>,
+    publishing: Publishing,
     declared: Mutex<HashSet<String>>,
     tasks: TaskTracker,
 }
@@ -188,13 +186,11 @@ impl Link {
             .confirm_select(ConfirmSelectArguments::new(false))
             .await
             .map_err(text)?;
-        let (outgoing, queue) = mpsc::channel(QUEUE);
-        self.tasks
-            .spawn(publishing::publish(channel, queue, pending, dead.clone()));
+        self.tasks.spawn(give_up(dead.clone(), pending.clone()));
         Ok(Live {
             connection,
+            publishing: Publishing::new(channel, pending, dead.clone()),
             dead,
-            outgoing,
             declared: Mutex::default(),
             tasks: self.tasks.clone(),
         })
@@ -281,8 +277,7 @@ impl Live {
         let failed = |error: &str| NotPublished::Failed(error.to_owned());
         let lost = || failed("the connection was lost before the broker confirmed");
         let sent = async {
-            let outgoing = Outgoing { message, waiting };
-            self.outgoing.send(outgoing).await.map_err(|_| lost())?;
+            self.publishing.send(message, waiting).await;
             match answer.await {
                 Ok(Confirmed::Kept) => Ok(()),
                 Ok(Confirmed::Refused) => Err(failed("did not receive confirmation of publishing")),

@@ -7,17 +7,11 @@ use amqprs::callbacks::ChannelCallback;
 use amqprs::channel::{BasicPublishArguments, Channel};
 use amqprs::{Ack, BasicProperties, Cancel, CloseChannel, Nack, Return};
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Message;
-
-/// A message that waits for its turn.
-pub(super) struct Outgoing {
-    pub(super) message: Message,
-    pub(super) waiting: Waiting,
-}
 
 /// Who waits for a message's confirmation.
 pub(super) struct Waiting {
@@ -35,40 +29,52 @@ pub(super) enum Confirmed {
 /// Messages on their way, by number.
 pub(super) type Pending = Arc<Mutex<BTreeMap<u64, Waiting>>>;
 
-/// Owns the publishing channel: the broker counts messages, so they are numbered where they are sent.
-pub(super) async fn publish(
+/// The publishing channel. The broker counts messages, so one at a time is numbered and sent.
+pub(super) struct Publishing {
     channel: Channel,
-    mut queue: mpsc::Receiver<Outgoing>,
+    /// Of the last message that was sent. Held while one is on its way to the library's queue, which keeps the order.
+    number: tokio::sync::Mutex<u64>,
     pending: Pending,
     dead: CancellationToken,
-) {
-    let mut number = 0;
-    // One for all messages: each would be noted where it waits.
-    let gone = dead.cancelled();
-    tokio::pin!(gone);
-    loop {
-        let outgoing = tokio::select! {
-            () = &mut gone => break,
-            outgoing = queue.recv() => outgoing,
-        };
-        let Some(Outgoing { message, waiting }) = outgoing else {
-            break;
-        };
-        number += 1;
-        lock(&pending).insert(number, waiting);
-        let mut arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
-        arguments.mandatory(message.mandatory);
-        let sent = tokio::select! {
-            sent = channel.basic_publish(message.properties, message.body, arguments) => sent.is_ok(),
-            () = &mut gone => false,
-        };
-        if !sent {
-            break;
+}
+
+impl Publishing {
+    pub(super) fn new(channel: Channel, pending: Pending, dead: CancellationToken) -> Self {
+        Self {
+            channel,
+            number: tokio::sync::Mutex::new(0),
+            pending,
+            dead,
         }
     }
-    dead.cancel();
-    // Those who wait learn it by the loss of the other end.
-    queue.close();
+
+    /// Sends a message; who waits for it is told, or learns by the loss of the other end that nobody will tell.
+    pub(super) async fn send(&self, message: Message, waiting: Waiting) {
+        let mut arguments = BasicPublishArguments::new(&message.exchange, &message.routing_key);
+        arguments.mandatory(message.mandatory);
+        let mut number = self.number.lock().await;
+        let next = *number + 1;
+        // In the place of one that was given up here.
+        lock(&self.pending).insert(next, waiting);
+        // The library queues the whole message in one step: given up before it, nothing was sent, and the number is free.
+        let sent = self
+            .channel
+            .basic_publish(message.properties, message.body, arguments)
+            .await;
+        match sent {
+            Ok(()) => *number = next,
+            Err(_) => self.dead.cancel(),
+        }
+        // Nobody confirms any more, and those who waited before have been told.
+        if self.dead.is_cancelled() {
+            lock(&self.pending).remove(&next);
+        }
+    }
+}
+
+/// Tells those who wait when the channel is of no use any more, by the loss of the other end.
+pub(super) async fn give_up(dead: CancellationToken, pending: Pending) {
+    dead.cancelled().await;
     lock(&pending).clear();
 }
 
