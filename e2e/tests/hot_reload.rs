@@ -184,6 +184,19 @@ async fn a_component_is_edited_broken_and_mended_under_load_without_a_failed_cal
 
 const SUBSCRIPTION: &str = "apiVersion: dapr.io/v2alpha1\nkind: Subscription\nmetadata: {name: sub}\nspec:\n  pubsubname: bus\n  topic: news\n  routes: {default: ROUTE}\n";
 
+/// An app that names no topics and takes every event.
+async fn subscriber() -> FakeApp {
+    let app = FakeApp::start("app").await;
+    app.set_standing(
+        serde_json::from_value(json!([
+            {"path": "/dapr/subscribe", "status": 200, "body": "[]"},
+            {"path": "*", "status": 200},
+        ]))
+        .unwrap(),
+    );
+    app
+}
+
 fn paths(app: &FakeApp, prefix: &str) -> Vec<String> {
     let calls = app.take_calls().into_iter();
     calls
@@ -194,14 +207,7 @@ fn paths(app: &FakeApp, prefix: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscriptions_brokers_and_bindings_come_change_and_go() {
-    let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "body": "[]"},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
-    );
+    let app = subscriber().await;
     let dir = tempfile::tempdir().unwrap();
     let options = DaprdOptions {
         app_id: "subscriber".into(),

@@ -323,8 +323,11 @@ impl Session {
     /// An identifier for a message that is published.
     fn publish_id(&mut self, qos: u8) -> u16 {
         let mut twice = (1..=MAX_IN_FLIGHT_TWICE).filter(|id| !self.in_flight.contains_key(id));
-        let free = twice.next().filter(|_| qos == 2);
-        free.unwrap_or_else(|| self.fresh_id())
+        match qos {
+            // There is one: no more are on their way at once.
+            2 => twice.next().unwrap_or_else(|| self.fresh_id()),
+            _ => self.fresh_id(),
+        }
     }
 
     /// Whether the connection has to be renewed for it.

@@ -69,20 +69,24 @@ impl Drop for Sink {
     }
 }
 
-#[tokio::test]
-async fn the_binding_keeps_its_promises() {
-    let sink = Sink::start().await;
-    let port = sink.port.to_string();
+/// A binding to the mail server on this port.
+fn binding(port: u16) -> Arc<Smtp> {
     let context = init_context(
         "mail",
         [
             ("host", "127.0.0.1"),
-            ("port", port.as_str()),
+            ("port", &port.to_string()),
             ("emailFrom", "shop@example.com"),
             ("emailTo", "first@example.com"),
             ("subject", "standing"),
         ],
     );
+    Arc::new(Smtp::new(&context).unwrap())
+}
+
+#[tokio::test]
+async fn the_binding_keeps_its_promises() {
+    let sink = Sink::start().await;
     let output = Output {
         operations: &["create"],
         write: &|data| request("create", std::str::from_utf8(data).unwrap(), []),
@@ -90,8 +94,7 @@ async fn the_binding_keeps_its_promises() {
         takes_bytes: false,
         ends_with_close: true,
     };
-    let binding = Smtp::new(&context).unwrap();
-    output_suite(Arc::new(binding), output, async |data| {
+    output_suite(binding(sink.port), output, async |data| {
         assert!(sink.has(std::str::from_utf8(data).unwrap()));
     })
     .await;
@@ -101,18 +104,7 @@ async fn the_binding_keeps_its_promises() {
 #[tokio::test]
 async fn a_server_that_says_nothing_holds_up_no_call_and_no_end() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    let context = init_context(
-        "mail",
-        [
-            ("host", "127.0.0.1"),
-            ("port", port.as_str()),
-            ("emailFrom", "shop@example.com"),
-            ("emailTo", "first@example.com"),
-            ("subject", "standing"),
-        ],
-    );
-    let binding = Arc::new(Smtp::new(&context).unwrap());
+    let binding = binding(listener.local_addr().unwrap().port());
     let call = tokio::spawn({
         let binding = binding.clone();
         async move { binding.invoke(request("create", "hello", [])).await }

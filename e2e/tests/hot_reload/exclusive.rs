@@ -5,13 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use outrigger_e2e::ask::{ask, assert_calm, soon, text};
-use outrigger_e2e::http::app::FakeApp;
 use outrigger_e2e::process::{Daprd, DaprdOptions};
 use outrigger_e2e::sdk::component;
 use outrigger_e2e::servers::{Kind, Server};
-use serde_json::json;
 
-use super::edit;
+use super::{edit, subscriber};
 
 fn count(sidecar: &mut Daprd, what: &str) -> usize {
     sidecar.process().log().matches(what).count()
@@ -101,14 +99,7 @@ async fn a_client_with_an_id_is_reloaded_without_another_of_its_id_beside_it() {
             &[("url", &url), ("consumerID", "the one"), ("x", retain)],
         )
     };
-    let app = FakeApp::start("app").await;
-    app.set_standing(
-        serde_json::from_value(json!([
-            {"path": "/dapr/subscribe", "status": 200, "body": "[]"},
-            {"path": "*", "status": 200},
-        ]))
-        .unwrap(),
-    );
+    let app = subscriber().await;
     let dir = tempfile::tempdir().unwrap();
     let options = DaprdOptions {
         app_id: "subscriber".into(),

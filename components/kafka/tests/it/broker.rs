@@ -10,7 +10,7 @@ use outrigger_components_api::pubsub::{
 };
 use outrigger_components_api::testing::Recorder;
 use outrigger_components_api::testing::bindings::{
-    Events, Input, Output, output_suite, queue_suite, request,
+    Events, Input, Output, create, output_suite, queue_suite, request,
 };
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_kafka::{Kafka, KafkaBinding};
@@ -57,11 +57,6 @@ async fn the_binding_keeps_every_promise(server: &Server) {
     ];
     let connect = async || Arc::new(KafkaBinding::connect(&server.context(&settings)).await.unwrap());
     let writer = connect().await;
-    let write = |data: &[u8]| {
-        let mut request = request("create", "", []);
-        request.data = data.to_vec().into();
-        request
-    };
     let input = Input {
         // The broker takes no more.
         largest: 900_000,
@@ -69,14 +64,14 @@ async fn the_binding_keeps_every_promise(server: &Server) {
         given_up_after: &[20, 1000].map(Duration::from_millis),
     };
     queue_suite(connect().await, input, async |data| {
-        writer.invoke(write(data)).await.unwrap();
+        writer.invoke(create(data)).await.unwrap();
     })
     .await;
     let seen = Events::answering("");
     let reading = connect().await.read(seen.clone()).await.unwrap();
     let output = Output {
         operations: &["create"],
-        write: &write,
+        write: &create,
         largest: 900_000,
         takes_bytes: true,
         ends_with_close: true,

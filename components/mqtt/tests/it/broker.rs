@@ -7,7 +7,7 @@ use outrigger_components_api::bindings::{InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
 use outrigger_components_api::testing::Recorder;
 use outrigger_components_api::testing::bindings::{
-    Events, Input, Output, output_suite, queue_suite, request,
+    Events, Input, Output, create, output_suite, queue_suite, request,
 };
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_mqtt::{Mqtt, MqttBinding};
@@ -192,11 +192,6 @@ async fn the_binding_keeps_every_promise() {
         server.context(&settings)
     };
     let writer = Arc::new(MqttBinding::connect_output(&context("writer")).await.unwrap());
-    let write = |data: &[u8]| {
-        let mut request = request("create", "", []);
-        request.data = data.to_vec().into();
-        request
-    };
     let reader = MqttBinding::connect_input(&context("one")).await.unwrap();
     let input = Input {
         largest: 5 << 20,
@@ -204,7 +199,7 @@ async fn the_binding_keeps_every_promise() {
         given_up_after: &[0, 1, 2, 5, 20].map(Duration::from_millis),
     };
     queue_suite(Arc::new(reader), input, async |data| {
-        writer.invoke(write(data)).await.unwrap();
+        writer.invoke(create(data)).await.unwrap();
     })
     .await;
     let reader = MqttBinding::connect_input(&context("two")).await.unwrap();
@@ -212,7 +207,7 @@ async fn the_binding_keeps_every_promise() {
     let reading = reader.read(seen.clone()).await.unwrap();
     let output = Output {
         operations: &["create"],
-        write: &write,
+        write: &create,
         largest: 5 << 20,
         takes_bytes: true,
         ends_with_close: true,

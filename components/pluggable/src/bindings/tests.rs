@@ -10,7 +10,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_components_api::testing::bindings::{
-    Events, Input as InputTraits, Output as OutputTraits, output_suite, queue_suite, request,
+    Events, Input as InputTraits, Output as OutputTraits, create, output_suite, queue_suite,
 };
 use outrigger_components_api::testing::init_context;
 use outrigger_proto::components::v1::input_binding_server::{InputBinding as Serves, InputBindingServer};
@@ -176,11 +176,7 @@ async fn bindings_of_a_process_keep_their_promises() {
     let output = Output::new(&socket, context()).await.unwrap();
     let traits = OutputTraits {
         operations: &["create", "other"],
-        write: &|data| {
-            let mut request = request("create", "", []);
-            request.data = Bytes::copy_from_slice(data);
-            request
-        },
+        write: &create,
         largest: 5 << 20,
         takes_bytes: true,
         ends_with_close: true,

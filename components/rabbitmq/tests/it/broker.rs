@@ -9,7 +9,7 @@ use bytes::Bytes;
 use outrigger_components_api::bindings::{BindingEvent, BindingHandler, InputBinding, OutputBinding};
 use outrigger_components_api::pubsub::{HandlerError, PubSub, PubSubFeature, SubscribeRequest};
 use outrigger_components_api::testing::bindings::{
-    Events, Input, Output, output_suite, queue_suite, request,
+    Events, Input, Output, create, output_suite, queue_suite, request,
 };
 use outrigger_components_api::testing::pubsub::{Order, Traits, suite, text, topic};
 use outrigger_components_api::testing::{Recorder, soon};
@@ -67,20 +67,14 @@ async fn the_binding_keeps_every_promise(server: &Server) {
         given_up_after: &[0, 1, 2, 5, 10, 20, 50].map(Duration::from_millis),
     };
     queue_suite(connect().await, input, async |data| {
-        let mut request = request("create", "", []);
-        request.data = Bytes::copy_from_slice(data);
-        writer.invoke(request).await.unwrap();
+        writer.invoke(create(data)).await.unwrap();
     })
     .await;
     let seen = Events::answering("");
     let reading = connect().await.read(seen.clone()).await.unwrap();
     let output = Output {
         operations: &["create"],
-        write: &|data| {
-            let mut request = request("create", "", []);
-            request.data = Bytes::copy_from_slice(data);
-            request
-        },
+        write: &create,
         largest: 5 << 20,
         takes_bytes: true,
         ends_with_close: true,
